@@ -1,0 +1,129 @@
+"""The children of one call, where the first failure stops the rest."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any, Generic, TypeVar, final
+
+import attrs
+
+from ._failures import Failure, Failures
+from ._wait import Children, foremost
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+@final
+class Crew(Generic[K]):
+    """Children, and what they raised."""
+
+    owner: str
+    children: Children[K] = attrs.field(init=False)
+    failures: Failures = attrs.field(factory=Failures, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.children = Children(self.owner)
+
+    def fail(self, child: str, error: BaseException) -> None:
+        """Take note that a child raised `error`, and stop the others."""
+        if self.children.cancelled and isinstance(error, asyncio.CancelledError):
+            return  # our own doing
+        self.failures.add(Failure(child, error))
+        self.children.cancel()
+
+    async def join(self, cancel: asyncio.CancelledError | None = None) -> None:
+        """Wait for every child, then raise what the call has to raise, if anything.
+
+        Args:
+            cancel: A cancel of the caller that has arrived already.
+
+        Raises:
+            BaseException: The verdict of `Failures`.
+        """
+        self.conclude(await self.wait(cancel))
+
+    async def wait(
+        self, cancel: asyncio.CancelledError | None = None
+    ) -> asyncio.CancelledError | None:
+        """Wait for every child; return the cancel of the caller that goes first, if any."""
+        try:
+            await self.children.wait()
+        except asyncio.CancelledError as exc:
+            return exc if cancel is None else foremost(cancel, exc)
+        return cancel
+
+    def conclude(
+        self,
+        cancel: asyncio.CancelledError | None = None,
+        leaving: BaseException | None = None,
+    ) -> None:
+        """Raise what the call has to raise, and report whatever that hides.
+
+        Args:
+            cancel: The caller's own cancel, if it has arrived.
+            leaving: What leaves the block by itself, and need not be raised.
+
+        Raises:
+            BaseException: The verdict of `Failures`.
+        """
+        error, hidden = self.failures.verdict(
+            cancel, caller_cancelled=self.children.host_cancelled
+        )
+        self.report([failure for failure in hidden if failure.error is not leaving])
+        if error is not None and error is not leaving:
+            try:
+                raise error
+            finally:
+                del error, cancel, leaving, hidden  # their tracebacks hold this frame
+
+    def report(self, failures: list[Failure]) -> None:
+        """Hand errors that nobody will see raised to the loop's exception handler."""
+        for failure in failures:
+            self.children.loop.call_exception_handler(
+                {
+                    "message": f"{self.owner}: {failure.child} raised beside another error",
+                    "exception": failure.error,
+                }
+            )
+
+
+@final
+class Carried(BaseException):
+    """A KeyboardInterrupt or SystemExit on its way from a child to its caller.
+
+    Bare, the child's task would throw it out of the loop, and nobody would wait for
+    the others.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def carry(work: Awaitable[T]) -> Coroutine[Any, Any, T]:
+    """Wrap `work` for a task of its own, under its own name."""
+    coro: Any = _carry(work)
+    coro.__qualname__ = getattr(work, "__qualname__", "awaitable")
+    return coro  # type: ignore[no-any-return]
+
+
+async def _carry(work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except (KeyboardInterrupt, SystemExit) as exc:
+        raise Carried(exc) from None
+
+
+def outcome(task: asyncio.Future[Any]) -> BaseException | None:
+    """Return what a finished child raised, its cancel included."""
+    try:
+        error = task.exception()
+    except asyncio.CancelledError as exc:
+        return exc
+    return None if error is None else uncarried(error)
+
+
+def uncarried(error: BaseException) -> BaseException:
+    """Return what a child itself raised."""
+    return error.error if isinstance(error, Carried) else error

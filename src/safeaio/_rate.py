@@ -1,0 +1,216 @@
+"""A rate limit that is exact over any window, and the line of those who wait for it."""
+
+import asyncio
+from collections import OrderedDict
+from functools import partial
+from types import TracebackType
+from typing import final
+from weakref import ref
+
+import attrs
+
+_MILLISECOND = 1e-3
+_NANOSECOND = 1e-9
+
+
+@attrs.define(eq=False)
+@final
+class Bucket:
+    """The arithmetic: pure, it takes the time as a number.
+
+    The generic cell rate algorithm: one number, the time at which the bucket will be
+    full again, from which every other follows. It admits at most
+    `burst + rate * window / per` tokens in any window, wherever that begins.
+    """
+
+    interval: float  # seconds that one token takes to come back
+    burst: int
+    _full_at: float = attrs.field(default=float("-inf"), init=False)
+
+    def free_at(self, tokens: int) -> float:
+        """Tell when `tokens` are there to be taken."""
+        return self._full_at + (tokens - self.burst) * self.interval
+
+    def take(self, tokens: int, now: float) -> None:
+        """Take `tokens` that are there."""
+        self._full_at = max(self._full_at, now) + tokens * self.interval
+
+    def give_back(self, tokens: int) -> None:
+        """Undo a `take`."""
+        self._full_at -= tokens * self.interval
+
+    def rebase(self, old: float, new: float) -> None:
+        """Go on by another clock, which shows `new` where the first one showed `old`."""
+        self._full_at += new - old
+
+
+@final
+class RateLimiter:
+    """Lets at most `burst + rate * window / per` tokens through in any window of time.
+
+    First come, first served: a large request is not overtaken by small ones. It may be
+    shared between calls, and used by one loop after another.
+
+    >>> import asyncio
+    >>> async def main() -> list[bool]:
+    ...     limiter = RateLimiter(10, per=60, burst=2)
+    ...     async with limiter:
+    ...         pass
+    ...     return [limiter.try_acquire(), limiter.try_acquire()]
+    >>> asyncio.run(main())
+    [True, False]
+
+    Args:
+        rate: How many tokens come back in `per` seconds.
+        per: The unit of time, in seconds.
+        burst: How many tokens may be taken at once, after a pause. Timers of a loop
+            are about a millisecond coarse: above 1000 tokens a second, a burst of 1
+            lets fewer through than `rate`.
+
+    Raises:
+        TypeError: If `rate` or `per` is no number, or `burst` no `int`.
+        ValueError: If `rate` or `per` is not positive and finite, or `burst` below 1.
+
+    Cancellation:
+        `async with` waits as `acquire` does; leaving the block gives nothing back.
+    """
+
+    def __init__(self, rate: float, per: float = 1.0, *, burst: int = 1) -> None:
+        _check_positive("rate", rate)
+        _check_positive("per", per)
+        check_count("RateLimiter: burst", burst)
+        self._bucket = Bucket(per / rate, burst)
+        self._waiters: OrderedDict[asyncio.Future[None], int] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: ref[asyncio.AbstractEventLoop] | None = None
+        self._now = 0.0
+
+    async def acquire(self, tokens: int = 1) -> None:
+        """Wait until `tokens` may pass.
+
+        Args:
+            tokens: How many at once, `1 <= tokens <= burst`.
+
+        Raises:
+            TypeError: If `tokens` is no `int`.
+            ValueError: If it is below 1, or above `burst`: it could never pass.
+            RuntimeError: If tasks of another loop wait.
+
+        Cancellation:
+            Tokens not used are handed back, and whoever is next in line gets them.
+            Does not checkpoint if the tokens are there.
+        """
+        if self.try_acquire(tokens):
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[waiter] = tokens
+        self._serve()
+        try:
+            await waiter
+        except BaseException:
+            if self._waiters.pop(waiter, None) is None:
+                self._bucket.give_back(tokens)
+            self._serve()
+            raise
+
+    def try_acquire(self, tokens: int = 1) -> bool:
+        """Take `tokens` if they may pass at once, and nobody waits.
+
+        Args:
+            tokens: How many at once, `1 <= tokens <= burst`.
+
+        Returns:
+            Whether they were taken.
+
+        Raises:
+            TypeError: If `tokens` is no `int`.
+            ValueError: If it is below 1, or above `burst`.
+            RuntimeError: If no loop runs here, or tasks of another loop wait.
+        """
+        check_count("tokens", tokens)
+        if tokens > self._bucket.burst:
+            raise ValueError(
+                f"tokens must be at most burst={self._bucket.burst}, got {tokens}: "
+                "they could never pass; make the burst larger"
+            )
+        now = self._clock()
+        if self._waiters or self._bucket.free_at(tokens) > now:
+            return False
+        self._bucket.take(tokens, now)
+        return True
+
+    def _clock(self) -> float:
+        """Return the time, by the loop that runs here."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._loop is None or self._loop() is not loop:
+            self._leave_loop()
+            # Nobody can say how long ago the other loop ran: what is owed stays owed.
+            self._bucket.rebase(self._now, now)
+            self._loop = ref(loop)
+        self._now = now
+        return now
+
+    def _leave_loop(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.get_loop().is_closed():
+                raise RuntimeError(
+                    "this RateLimiter has tasks of another loop waiting; "
+                    "give each loop that runs at the same time a limiter of its own"
+                )
+        self._waiters.clear()
+        self._timer = None
+
+    def _serve(self, *, woken: bool = False) -> None:
+        """Let pass who may, and set the timer for the first who may not."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiters:
+            waiter, tokens = next(iter(self._waiters.items()))
+            loop = waiter.get_loop()
+            now = self._now = loop.time()
+            due = self._bucket.free_at(tokens)
+            if due > now:
+                # uvloop's clock ticks in milliseconds, and its timers round to the
+                # nearest: without this, half of them would spin until the next tick.
+                early = woken and due - now > _NANOSECOND
+                when = max(due, now + _MILLISECOND) if early else due
+                self._timer = loop.call_at(when, partial(self._serve, woken=True))
+                return
+            del self._waiters[waiter]
+            self._bucket.take(tokens, now)
+            waiter.set_result(None)
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+
+def _check_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"RateLimiter: {name} must be a number, got {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(
+            f"RateLimiter: {name} must be positive and finite, got {value!r}"
+        )
+
+
+def check_count(name: str, value: object, *, least: int = 1) -> None:
+    """Refuse what is not an `int` of at least `least`.
+
+    Raises:
+        TypeError: If it is no `int`.
+        ValueError: If it is below `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")

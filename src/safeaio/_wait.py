@@ -1,0 +1,195 @@
+"""The primitive under every room: cancel once, wait for all, lose no cancel."""
+
+# Invariants; the code names them where it keeps them.
+#
+# 1. A child gets one cancel from us, however often its host is cancelled: its cleanup may
+#    await. Only one that is stuck gets another, once per interval.
+# 2. `wait` ends only when no child is left. Nothing can kill a coroutine, so there is no
+#    timeout here: the stuck are reported, by a timer, until they end.
+# 3. A CancelledError that reaches the host meanwhile is kept, and raised at the end, the
+#    same object: the first native one, else the first of an anyio scope. (The scope would
+#    swallow its own, and with it a native cancel that came beside it.)
+# 4. After the first one the host waits inside a shielded scope. A cancelled anyio scope
+#    delivers again in every tick, and would keep the loop spinning.
+# 5. The host's `cancelling()` is never touched, and is compared with its value on entry:
+#    the host may have been cancelled before, and be in its cleanup now.
+# 6. On GeneratorExit the children are cancelled, not awaited: Python allows no more.
+# 7. Nothing awaits inside an `except` block: a CancelledError raised there would get the
+#    earlier one as `__context__`, by which anyio takes a native cancel for its own.
+
+import asyncio
+import warnings
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, Generic, TypeVar, final
+
+import anyio
+import attrs
+
+from ._stack import suspended_at
+from .exceptions import TaskStuckWarning
+
+K = TypeVar("K")
+
+STUCK_AFTER = 10.0
+
+
+def current_task() -> asyncio.Task[Any]:
+    """Return the running task.
+
+    Raises:
+        RuntimeError: If none runs here.
+    """
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("safeaio runs inside an asyncio task; none is running here")
+    return task
+
+
+@attrs.define(eq=False)
+@final
+class Children(Generic[K]):
+    """The tasks and futures that a host started, and will not outlive.
+
+    The done callback of a child takes it out of `running`, and calls `wake` if that
+    leaves none.
+
+    Attributes:
+        owner: Who waits for them, for reports, such as `"bounded_gather()"`.
+        running: Every child that has not ended, with a key of the owner's.
+        cancelled: Whether they have been told to stop: nothing more may start.
+    """
+
+    owner: str
+    host: asyncio.Task[Any] = attrs.field(factory=current_task)
+    loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
+    running: dict[asyncio.Future[Any], K] = attrs.field(
+        factory=dict[asyncio.Future[Any], K], init=False
+    )
+    cancelled: bool = attrs.field(default=False, init=False)
+    _entry: int = attrs.field(init=False)
+    _waiter: asyncio.Future[None] | None = attrs.field(default=None, init=False)
+    _alarm: asyncio.TimerHandle | None = attrs.field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._entry = self.host.cancelling()
+
+    @property
+    def host_cancelled(self) -> bool:
+        """Whether the host has been cancelled since it made this object."""
+        return self.host.cancelling() != self._entry  # 5
+
+    def add(
+        self,
+        child: asyncio.Future[Any],
+        key: K,
+        ended: Callable[[asyncio.Future[Any]], object],
+        context: Context,
+    ) -> None:
+        """Wait for one more child."""
+        self.running[child] = key
+        child.add_done_callback(ended, context=context)
+        if self.cancelled:  # while it was started: an eager first step may do anything
+            child.cancel()
+            self._watch()
+
+    def cancel(self, msg: object = None) -> None:
+        """Cancel every child, the first time only."""
+        if self.cancelled:
+            return  # 1
+        self.cancelled = True
+        for child in tuple(self.running):
+            child.cancel(msg)
+        self._watch()
+
+    def wake(self) -> None:
+        """Let the host go on, since the last child ended."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until no child is left; cancelled meanwhile, cancel them and wait on.
+
+        Raises:
+            asyncio.CancelledError: The host's own cancel, after the last child ended.
+        """
+        cancel = await self._wait_or_cancel()
+        if cancel is None:
+            return
+        # A child that read the scope's mark would take our native cancel for the scope's.
+        self.cancel(
+            None if from_scope(cancel) else cancel.args[0] if cancel.args else None
+        )
+        with anyio.CancelScope(shield=True):  # 4
+            while self.running:  # 2
+                again = await self._wait_or_cancel()
+                cancel = cancel if again is None else foremost(cancel, again)
+        try:
+            raise cancel
+        finally:
+            del cancel  # its traceback holds this frame
+
+    async def _wait_or_cancel(self) -> asyncio.CancelledError | None:
+        try:
+            while self.running:
+                self._waiter = self.loop.create_future()
+                await self._waiter
+        except asyncio.CancelledError as exc:
+            return exc  # 7
+        except BaseException:
+            self.cancel()  # 6
+            raise
+        return None
+
+    def _watch(self, turns: int = 4) -> None:
+        """Set the alarm, unless the last child ends within a few turns: most do."""
+        if not self.running or self._alarm is not None:
+            return
+        if turns:
+            self.loop.call_soon(self._watch, turns - 1, context=Context())
+        else:
+            self._set_alarm(self.loop.time())
+
+    def _set_alarm(self, since: float) -> None:
+        self._alarm = self.loop.call_later(
+            STUCK_AFTER, self._report_stuck, since, context=Context()
+        )
+
+    def _report_stuck(self, since: float) -> None:
+        self._set_alarm(since)
+        age = self.loop.time() - since
+        reports: list[str] = []
+        for child in tuple(self.running):
+            child.cancel()
+            reports.append(_stuck(self.owner, child, age))
+            self.loop.call_exception_handler({"message": reports[-1], "future": child})
+        for report in reports:
+            warnings.warn(TaskStuckWarning(report), stacklevel=2)
+
+
+def foremost(
+    first: asyncio.CancelledError, again: asyncio.CancelledError
+) -> asyncio.CancelledError:
+    """Return which of two cancels of one task it has to raise."""
+    return again if from_scope(first) and not from_scope(again) else first  # 3
+
+
+def from_scope(cancel: asyncio.CancelledError) -> bool:
+    """Tell whether an anyio scope has cancelled, and not `asyncio.Task.cancel`."""
+    # anyio marks its own cancels by this text alone.
+    return bool(cancel.args) and str(cancel.args[0]).startswith(
+        "Cancelled via cancel scope "
+    )
+
+
+def _stuck(owner: str, child: asyncio.Future[Any], age: float) -> str:
+    if not isinstance(child, asyncio.Task):
+        return f"{owner} waits for {child!r}, {age:.1f} s after it was cancelled"
+    return (
+        f"{owner} waits for task {child.get_name()!r}, still running {age:.1f} s after it "
+        f"was cancelled; it must let CancelledError through. It stands at:\n"
+        f"{suspended_at(child)}"
+    )

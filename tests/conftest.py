@@ -1,0 +1,81 @@
+"""Runs every async test on several loops, and lets nothing pass unseen on any."""
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from safeaio.testing import VirtualClockLoop
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def eager_loop() -> asyncio.AbstractEventLoop:
+    loop = VirtualClockLoop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[arg-type]
+    return loop
+
+
+LOOPS: dict[str, LoopFactory] = {"asyncio": VirtualClockLoop, "uvloop": uvloop.new_event_loop}
+if sys.version_info >= (3, 12):
+    LOOPS["eager"] = eager_loop
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "virtual_time: needs the virtual clock, so not on uvloop")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "loop_factory" not in metafunc.fixturenames and inspect.iscoroutinefunction(
+        metafunc.function
+    ):
+        metafunc.fixturenames.append("loop_factory")
+    if "loop_factory" in metafunc.fixturenames:
+        virtual = metafunc.definition.get_closest_marker("virtual_time") is not None
+        loops = {name: loop for name, loop in LOOPS.items() if not virtual or name != "uvloop"}
+        metafunc.parametrize("loop_factory", loops.values(), ids=loops.keys())
+
+
+@pytest.fixture
+def reported() -> list[dict[str, Any]]:
+    """What the loop's exception handler got; a test that does not ask for it fails on any."""
+    return []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {
+        name: pyfuncitem.funcargs[name]
+        for name in inspect.signature(pyfuncitem.obj).parameters
+    }
+    reported = pyfuncitem.funcargs.get("reported")
+    run_strictly(
+        pyfuncitem.obj(**arguments), pyfuncitem.callspec.params["loop_factory"], reported
+    )
+    return True
+
+
+def run_strictly(
+    test: Coroutine[Any, Any, None], loop_factory: LoopFactory, reported: list[Any] | None
+) -> None:
+    """Run `test`; it may leave no task behind, no report unexpected, and no cancel."""
+    seen: list[Any] = [] if reported is None else reported
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+        await test
+        task = asyncio.current_task()
+        assert task is not None
+        assert asyncio.all_tasks() == {task}
+        assert task.cancelling() == 0
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    if reported is None:
+        assert seen == []

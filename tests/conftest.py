@@ -20,13 +20,18 @@ def eager_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-LOOPS: dict[str, LoopFactory] = {"asyncio": VirtualClockLoop, "uvloop": uvloop.new_event_loop}
+LOOPS: dict[str, LoopFactory] = {
+    "asyncio": VirtualClockLoop,
+    "uvloop": uvloop.new_event_loop,
+}
 if sys.version_info >= (3, 12):
     LOOPS["eager"] = eager_loop
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "virtual_time: needs the virtual clock, so not on uvloop")
+    config.addinivalue_line(
+        "markers", "virtual_time: needs the virtual clock, so not on uvloop"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -36,7 +41,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.fixturenames.append("loop_factory")
     if "loop_factory" in metafunc.fixturenames:
         virtual = metafunc.definition.get_closest_marker("virtual_time") is not None
-        loops = {name: loop for name, loop in LOOPS.items() if not virtual or name != "uvloop"}
+        loops = {
+            name: loop
+            for name, loop in LOOPS.items()
+            if not virtual or name != "uvloop"
+        }
         metafunc.parametrize("loop_factory", loops.values(), ids=loops.keys())
 
 
@@ -56,19 +65,25 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     }
     reported = pyfuncitem.funcargs.get("reported")
     run_strictly(
-        pyfuncitem.obj(**arguments), pyfuncitem.callspec.params["loop_factory"], reported
+        pyfuncitem.obj(**arguments),
+        pyfuncitem.callspec.params["loop_factory"],
+        reported,
     )
     return True
 
 
 def run_strictly(
-    test: Coroutine[Any, Any, None], loop_factory: LoopFactory, reported: list[Any] | None
+    test: Coroutine[Any, Any, None],
+    loop_factory: LoopFactory,
+    reported: list[Any] | None,
 ) -> None:
     """Run `test`; it may leave no task behind, no report unexpected, and no cancel."""
     seen: list[Any] = [] if reported is None else reported
 
     async def main() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: seen.append(context)
+        )
         await test
         task = asyncio.current_task()
         assert task is not None

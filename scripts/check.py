@@ -1,0 +1,268 @@
+"""Everything behind `make`: makes environments below .venv/, and runs the checks in them.
+
+Needs Python 3.11+ with venv and pip, and nothing else.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENVS = ROOT / ".venv"
+VERSIONS = ("3.11", "3.12", "3.13", "3.14")
+TESTED = ("test", "demo")
+LOWEST = ROOT / "tests" / "lowest.txt"
+
+
+def interpreters() -> dict[str, str]:
+    """Find one CPython of each version that we support."""
+    found: dict[str, str] = {}
+    for candidate in _candidates():
+        version = _version(candidate)
+        if version in VERSIONS:
+            found.setdefault(version, candidate)
+    return dict(sorted(found.items(), key=lambda item: VERSIONS.index(item[0])))
+
+
+def _candidates() -> Iterator[str]:
+    yield sys.executable
+    for version in VERSIONS:
+        on_path = shutil.which(f"python{version}")
+        if on_path is not None:
+            yield on_path
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    yield from sorted(map(str, pyenv.glob("versions/3.*/bin/python")))
+
+
+def _version(python: str) -> str | None:
+    code = (
+        "import sys; print(sys.implementation.name + ' %d.%d' % sys.version_info[:2])"
+    )
+    done = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=False
+    )
+    match = re.fullmatch(r"cpython (\S+)\n", done.stdout)
+    return match[1] if match else None
+
+
+def environment(
+    python: str, name: str, groups: tuple[str, ...], constraints: Path | None = None
+) -> str:
+    """Return the interpreter of an environment that has the project and `groups`."""
+    venv = VENVS / name
+    inside = str(venv / "bin" / "python")
+    wanted = _wanted(groups, constraints)
+    stamp = venv / "wanted"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return inside
+    shutil.rmtree(venv, ignore_errors=True)
+    pip = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _run([python, "-m", "venv", str(venv)])
+    _run([*pip, "--upgrade", "pip>=25.1"])  # the first that reads dependency groups
+    pins = ["--constraint", str(constraints)] if constraints else []
+    wants = [argument for group in groups for argument in ("--group", group)]
+    _run([*pip, *pins, "--editable", ".[uvloop]", *wants])
+    stamp.write_text(wanted)
+    return inside
+
+
+def _wanted(groups: tuple[str, ...], constraints: Path | None) -> str:
+    pins = constraints.read_text() if constraints else ""
+    text = (ROOT / "pyproject.toml").read_text() + pins + " ".join(groups) + str(ROOT)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}")
+
+
+def test() -> int:
+    """Run every check; return an exit status."""
+    pythons = interpreters()
+    newest = pythons[max(pythons, key=VERSIONS.index)]
+    stable = pythons.get("3.13", newest)
+    oldest = pythons[min(pythons, key=VERSIONS.index)]
+    for data in ROOT.glob(".coverage.*"):
+        data.unlink()
+    checks: dict[str, Callable[[], str]] = {
+        f"tests on {version}": partial(_suite, python, version)
+        for version, python in pythons.items()
+    }
+    checks["types"] = partial(_types, stable)
+    checks["tests on the lowest dependencies"] = partial(_lowest, oldest)
+    checks["docs"] = partial(_docs, stable)
+    checks["lint"] = partial(_lint, stable)
+    checks["package"] = partial(_package, stable)
+    failed = _run_all(checks)
+    failed += _run_all(
+        {"coverage": lambda: _coverage(VENVS / min(pythons) / "bin" / "python")}
+    )
+    missing = [version for version in VERSIONS[:3] if version not in pythons]
+    if missing:
+        print(f"not found, so not tested: CPython {', '.join(missing)}")
+    print("FAILED: " + ", ".join(failed) if failed else "All checks passed.")
+    return bool(failed)
+
+
+def _run_all(checks: dict[str, Callable[[], str]]) -> list[str]:
+    """Run checks side by side, print what each says, and return the names of those that failed."""
+    failed: list[str] = []
+    started = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 2) as threads:
+        futures = {threads.submit(check): name for name, check in checks.items()}
+        for future in concurrent.futures.as_completed(futures):
+            error = future.exception()
+            said = future.result() if error is None else str(error)
+            state = "ok" if error is None else "FAILED"
+            print(f"== {futures[future]}: {state} ({time.monotonic() - started:.0f} s)")
+            print(said.strip(), flush=True)
+            if error is not None:
+                failed.append(futures[future])
+    return failed
+
+
+class CheckFailed(Exception):
+    """A check failed; the text is what it printed."""
+
+
+def _check(
+    *command: str | Path, env: dict[str, str] | None = None, cwd: Path = ROOT
+) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise CheckFailed(f"{' '.join(map(str, command))}\n{done.stdout}")
+    return done.stdout
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
+
+
+def _suite(python: str, version: str) -> str:
+    inside = environment(python, version, TESTED)
+    data = {"COVERAGE_FILE": f".coverage.{version}"}
+    return _last_line(
+        _check(inside, "-m", "coverage", "run", "-m", "pytest", "-q", env=data)
+    )
+
+
+def _lowest(python: str) -> str:
+    inside = environment(python, "lowest", TESTED, LOWEST)
+    return _last_line(
+        _check(inside, "-m", "pytest", "-q", "tests", "--ignore=tests/conformance")
+    )
+
+
+def _types(python: str) -> str:
+    inside = environment(python, "types", ("type", *TESTED, "bench"))
+    pyright = [inside, "-m", "pyright", "--pythonpath", inside]
+    return "\n".join(
+        [
+            _check(inside, "-m", "mypy"),
+            _check(*pyright),
+            _last_line(
+                _check(*pyright, "--verifytypes", "safeaio", "--ignoreexternal")
+            ),
+        ]
+    )
+
+
+def _lint(python: str) -> str:
+    inside = environment(python, "lint", ("lint",))
+    return _check(inside, "-m", "ruff", "check") + _check(
+        inside, "-m", "ruff", "format", "--check"
+    )
+
+
+def _docs(python: str) -> str:
+    inside = environment(python, "docs", ("docs",))
+    return _last_line(
+        _check(inside, "-m", "sphinx", "-nWq", "docs", "docs/_build/html")
+    )
+
+
+def _package(python: str) -> str:
+    """Build the wheel, and import it where nothing else of ours is."""
+    dist, venv = VENVS / "dist", VENVS / "package"
+    for folder in (dist, venv):
+        shutil.rmtree(folder, ignore_errors=True)
+    _check(python, "-m", "pip", "wheel", "-q", "--no-deps", "-w", dist, ROOT)
+    _check(python, "-m", "venv", venv)
+    inside = venv / "bin" / "python"
+    wheel = next(dist.glob("*.whl"))
+    _check(inside, "-m", "pip", "install", "-q", wheel)
+    code = "import safeaio, safeaio.testing, sys; assert 'uvloop' not in sys.modules"
+    return wheel.name + _check(inside, "-c", code, cwd=VENVS)
+
+
+def _coverage(python: str) -> str:
+    inside = environment(python, "coverage", ("coverage",))
+    _check(inside, "-m", "coverage", "combine", "-q")
+    return _check(inside, "-m", "coverage", "report")
+
+
+def demo() -> int:
+    """Run the tour."""
+    inside = environment(sys.executable, "demo", ("demo",))
+    return subprocess.run(
+        [inside, "examples/tour.py"], cwd=ROOT, check=False
+    ).returncode
+
+
+def bench() -> int:
+    """Run the benchmarks on the oldest and on a recent CPython."""
+    pythons = interpreters()
+    chosen: list[str] = [
+        version for version in ("3.11", "3.13") if version in pythons
+    ] or list(pythons)
+    status = 0
+    for version in chosen:
+        inside = environment(pythons[version], f"bench-{version}", ("bench",))
+        status |= subprocess.run(
+            [inside, "-m", "benchmarks"], cwd=ROOT, check=False
+        ).returncode
+    return status
+
+
+def main() -> int:
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs this may have an older one
+        print(
+            f"needs Python 3.11 or newer, and this is {sys.version.split()[0]}; "
+            "write `make PYTHON=python3.11 ...`"
+        )
+        return 2
+    commands = {"test": test, "demo": demo, "bench": bench}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=commands)
+    return commands[parser.parse_args().command]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TOUR = [sys.executable, str(EXAMPLES / "tour.py"), "--json", "--pages"]
+LIMIT = 50
+SERVER_LIMIT = 64
+GOOD_PAGES = 299  # page 100 fails
+PATIENCE = 180.0
+
+BOUNDED = ("bounded_map", "bounded_stream")
+UNSAFE = ("asyncio.gather", "semaphore + gather")
+
+Numbers = dict[str, dict[str, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Numbers:
+    tour = subprocess.run(
+        [*TOUR, "300"], stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True
+    )
+    return {
+        chapter: {row["way"]: row for row in rows}
+        for chapter, rows in json.loads(tour.stdout).items()
+    }
+
+
+@pytest.mark.parametrize("way", BOUNDED)
+def test_bounded_way_spares_the_server(numbers: Numbers, way: str) -> None:
+    """It opens at most `limit` connections, so none is refused and no page is lost."""
+    row = numbers["everything"][way]
+    assert row["peak connections"] <= LIMIT
+    assert row["refused"] == 0
+    assert row["pages"] == GOOD_PAGES
+
+
+def test_gather_overloads_the_server(numbers: Numbers) -> None:
+    """It opens more connections than the server takes, and pages are lost."""
+    row = numbers["everything"]["asyncio.gather"]
+    assert row["peak connections"] > SERVER_LIMIT
+    assert row["refused"] > 0
+    assert row["pages"] < GOOD_PAGES
+
+
+@pytest.mark.parametrize("way", BOUNDED)
+def test_bounded_way_ends_with_its_first_error(numbers: Numbers, way: str) -> None:
+    """Once it has raised, nothing runs, nothing is requested and nothing warns."""
+    row = numbers["first_failure"][way]
+    assert row["orphaned tasks"] == 0
+    assert row["requests in the next second"] == 0
+    assert row["warnings"] == 0
+
+
+@pytest.mark.parametrize("way", UNSAFE)
+def test_gather_outlives_its_first_error(numbers: Numbers, way: str) -> None:
+    """It leaves tasks behind that go on sending requests, with a semaphore too."""
+    row = numbers["first_failure"][way]
+    assert row["orphaned tasks"] > 0
+    assert row["requests in the next second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_tour_leaves_no_process(number: signal.Signals, status: int) -> None:
+    """Interrupted or killed half-way, it takes its server and its client with it."""
+    with subprocess.Popen(
+        [*TOUR, "20000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as tour:
+        assert tour.stderr
+        assert " of 20000" in tour.stderr.readline()
+        tour.send_signal(number)
+        # Its children write to the same stderr: it ends with the last of them.
+        _, rest = tour.communicate(timeout=PATIENCE)
+    assert tour.returncode == status
+    if number == signal.SIGINT:
+        assert "Traceback" not in rest
+
+
+def test_server_ends_with_its_stdin() -> None:
+    """A server whose starter is gone, whatever way it went, ends by itself."""
+    command = [sys.executable, str(EXAMPLES / "tour_server.py"), str(SERVER_LIMIT)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin
+        assert server.stdout
+        assert json.loads(server.stdout.readline())["port"] > 0
+        server.stdin.close()
+        assert server.wait(timeout=PATIENCE) == 0

@@ -112,9 +112,7 @@ def test() -> int:
     checks["lint"] = partial(_lint, stable)
     checks["package"] = partial(_package, stable)
     failed = _run_all(checks)
-    failed += _run_all(
-        {"coverage": lambda: _coverage(VENVS / min(pythons) / "bin" / "python")}
-    )
+    failed += _run_all({"coverage": partial(_coverage, stable)})
     missing = [version for version in VERSIONS[:3] if version not in pythons]
     if missing:
         print(f"not found, so not tested: CPython {', '.join(missing)}")

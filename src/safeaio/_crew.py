@@ -21,6 +21,7 @@ class Crew(Generic[K]):
     owner: str
     children: Children[K] = attrs.field(init=False)
     failures: Failures = attrs.field(factory=Failures, init=False)
+    _left: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.children = Children(self.owner)
@@ -29,7 +30,11 @@ class Crew(Generic[K]):
         """Take note that a child raised `error`, and stop the others."""
         if self.children.cancelled and isinstance(error, asyncio.CancelledError):
             return  # our own doing
-        self.failures.add(Failure(child, error))
+        failure = Failure(child, error)
+        if self._left:
+            self.report([failure])
+            return
+        self.failures.add(failure)
         self.children.cancel()
 
     async def join(self, cancel: asyncio.CancelledError | None = None) -> None:
@@ -51,6 +56,9 @@ class Crew(Generic[K]):
             await self.children.wait()
         except asyncio.CancelledError as exc:
             return exc if cancel is None else foremost(cancel, exc)
+        except GeneratorExit:
+            self._left = True  # children that raise from now on have no one to raise to
+            raise
         return cancel
 
     def conclude(
@@ -70,7 +78,9 @@ class Crew(Generic[K]):
         error, hidden = self.failures.verdict(
             cancel, caller_cancelled=self.children.host_cancelled
         )
-        self.report([failure for failure in hidden if failure.error is not leaving])
+        self.failures.clear()  # an error holds its frames, and they hold this
+        self._left = isinstance(leaving, GeneratorExit)
+        self.report(hidden)
         if error is not None and error is not leaving:
             try:
                 raise error
@@ -102,7 +112,11 @@ class Carried(BaseException):
 
 
 def carry(work: Awaitable[T]) -> Coroutine[Any, Any, T]:
-    """Wrap `work` for a task of its own, under its own name."""
+    """Wrap `work` for a task of its own, under its own name.
+
+    A task that is cancelled before its first step never takes `work`: if it ends
+    cancelled, close that.
+    """
     coro: Any = _carry(work)
     coro.__qualname__ = getattr(work, "__qualname__", "awaitable")
     return coro  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 import asyncio
 import reprlib
+from contextlib import suppress
 from typing import final
 
 import attrs
@@ -27,7 +28,7 @@ class Failure:
         return isinstance(self.error, (KeyboardInterrupt, SystemExit))
 
     def __str__(self) -> str:
-        return f"{self.child}: {_shown.repr(self.error)}"
+        return f"{self.child}: {_shown.repr_instance(self.error, 1)}"
 
 
 @attrs.define(eq=False)
@@ -98,7 +99,9 @@ def _raisable(failure: Failure, *, caller_cancelled: bool) -> BaseException:
 
 
 def _annotate(error: BaseException, others: list[Failure]) -> None:
-    for other in others[:_MOST_NOTES]:
-        error.add_note(f"also raised by {other}")
+    notes = [f"also raised by {other}" for other in others[:_MOST_NOTES]]
     if len(others) > _MOST_NOTES:
-        error.add_note(f"and {len(others) - _MOST_NOTES} more")
+        notes.append(f"and {len(others) - _MOST_NOTES} more")
+    with suppress(Exception):  # a frozen one takes no notes; the others are reported
+        for note in notes:
+            error.add_note(note)

@@ -13,6 +13,7 @@ import attrs
 from ._crew import Crew, carry, outcome, uncarried
 from ._limit import Token, refuse_nested, token_chain
 from ._turn import CreateTask, Turn, eager_start, turn_of
+from ._wait import from_scope
 
 Limit: TypeAlias = int | anyio.CapacityLimiter | None
 
@@ -25,7 +26,7 @@ _FEEDER = -1  # the key of the task that waits for tokens; a child's is its posi
 class GatherCall:
     """One call of `bounded_gather`, from its arguments to its results."""
 
-    works: list[Awaitable[Any] | None]  # None where it has started, or is a future
+    works: list[Awaitable[Any] | None]  # None where it has ended, or is a future
     positions: list[int] | None  # of the arguments in `works`, if some are given twice
     limit: Limit
     return_exceptions: bool
@@ -49,19 +50,34 @@ class GatherCall:
             self._context = copy_context()
             self._turn = turn_of(loop)
             self._create = eager_start(loop)
+            if self._turn.starting and loop.get_task_factory() is not None:
+                await self._leave_stack()
             self._results = [None] * len(self.works)
             self._watch_futures()
             if self.cancel is None:
                 self._start()
             else:
-                self._crew.children.cancel(*self.cancel.args[:1])
-            await self._crew.join(self.cancel)
+                by_scope = from_scope(self.cancel)
+                self._crew.children.cancel(*() if by_scope else self.cancel.args[:1])
+            self._crew.conclude(await self._wait())
         finally:
             self.close()
         results = self._results
         return (
             results if self.positions is None else [results[i] for i in self.positions]
         )
+
+    async def _leave_stack(self) -> None:
+        """Wait a turn, lest an eager factory recurse as deep as calls are nested."""
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError as exc:
+            self.cancel = exc
+
+    async def _wait(self) -> asyncio.CancelledError | None:
+        # Nothing that the cancel's traceback will hold may hold the cancel.
+        cancel, self.cancel = self.cancel, None
+        return await self._crew.wait(cancel)
 
     def close(self) -> None:
         """Close every coroutine that has not started, so that none warns."""
@@ -71,20 +87,24 @@ class GatherCall:
 
     def _watch_futures(self) -> None:
         children = self._crew.children
-        for index, work in enumerate(self.works):
-            if type(work) is CoroutineType or not asyncio.isfuture(work):
-                continue
-            if work.get_loop() is not children.loop:
+        futures = [
+            (index, work)
+            for index, work in enumerate(self.works)
+            if type(work) is not CoroutineType and asyncio.isfuture(work)
+        ]
+        for _, future in futures:
+            if future.get_loop() is not children.loop:
                 raise ValueError(
-                    f"{OWNER}: {work!r} belongs to another loop than the caller"
+                    f"{OWNER}: {future!r} belongs to another loop than the caller"
                 )
-            if work is children.host:
-                raise RuntimeError(f"{OWNER}: {work!r} would wait for itself")
+            if future is children.host:
+                raise RuntimeError(f"{OWNER}: {future!r} would wait for itself")
+        for index, future in futures:
             self.works[index] = None
-            if work.done():
-                self._record(index, work)
+            if future.done():
+                self._record(index, future)
             else:
-                children.add(work, index, self._future_ended, self._context)
+                children.add(future, index, self._future_ended, self._context)
 
     def _start(self) -> None:
         children = self._crew.children
@@ -110,10 +130,16 @@ class GatherCall:
         while self._free > 0 and self._next < len(works) and not children.cancelled:
             index = self._next
             self._next = index + 1
-            work, works[index] = works[index], None
+            work = works[index]
             if work is None:
                 continue
-            task = create(carry(work))
+            coro = carry(work)
+            try:
+                task = create(coro)
+            except BaseException as exc:  # noqa: BLE001  # of the loop's task factory
+                coro.close()
+                self._not_started(index, exc)
+                continue
             if task.done():
                 self._record(index, task)
                 if self._turn.spent(children.loop):
@@ -122,20 +148,36 @@ class GatherCall:
                 self._free -= 1
                 children.running[task] = index
                 task.add_done_callback(self._child_ended, context=self._context)
+                if children.cancelled:  # its first step has closed this very call
+                    task.cancel()
 
     async def _feed(self, limiter: anyio.CapacityLimiter) -> None:
         children, works, chain = self._crew.children, self.works, token_chain()
         while self._next < len(works):
             work = works[self._next]
+            token = Token(limiter)
             if work is not None:
-                token = Token(limiter)
                 await token.acquire()
-                works[self._next] = None
-                context = token.mark(self._context, chain)
-                task = children.loop.create_task(carry(work), context=context)
-                token.release_after(task)
-                children.add(task, self._next, self._child_ended, self._context)
-            self._next += 1
+            index = self._next
+            self._next = index + 1
+            if work is None:
+                continue
+            context = token.mark(self._context, chain)
+            coro = carry(work)
+            try:
+                task = children.loop.create_task(coro, context=context)
+            except BaseException as exc:  # noqa: BLE001  # of the loop's task factory
+                token.release_after(None)
+                coro.close()
+                self._not_started(index, exc)
+                continue
+            token.release_after(task)
+            children.add(task, index, self._child_ended, self._context)
+
+    def _not_started(self, index: int, error: BaseException) -> None:
+        work, self.works[index] = self.works[index], None
+        close(work)
+        self._failed(index, error)
 
     def _child_ended(self, task: asyncio.Future[Any]) -> None:
         children = self._crew.children
@@ -161,10 +203,15 @@ class GatherCall:
             children.wake()
 
     def _record(self, index: int, future: asyncio.Future[Any]) -> None:
+        work, self.works[index] = self.works[index], None
         try:
             error = future.exception()
         except asyncio.CancelledError as exc:
-            error = exc
+            close(work)  # its task may have been cancelled before the first step
+            # Not with this frame, which holds the results, and so may hold the cancel.
+            exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
+            self._failed(index, exc)
+            return
         if error is None:
             self._results[index] = future.result()
         else:
@@ -176,22 +223,25 @@ class GatherCall:
         ):
             self._results[index] = error
         else:
-            self._crew.fail(f"argument {index}", error)
+            positions = self.positions
+            argument = index if positions is None else positions.index(index)
+            self._crew.fail(f"argument {argument}", error)
 
 
 @final
 class Gathering(Coroutine[Any, Any, list[Any]]):
     """What `bounded_gather` returns: a coroutine that owns others until it starts."""
 
-    __name__ = __qualname__ = "bounded_gather"
-
     _coro: "CoroutineType[Any, Any, list[Any]]"
 
     def __init__(self, call: GatherCall) -> None:
+        self.__name__ = self.__qualname__ = "bounded_gather"
         self._unstarted: GatherCall | None = call
         self._coro = cast(Any, call.run())  # as a native one it can be looked into
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
+        if self._unstarted is None:
+            raise RuntimeError(f"{OWNER} was awaited already; call it again")
         self._unstarted = None
         return (yield from self._coro.__await__())
 
@@ -244,6 +294,10 @@ class Gathering(Coroutine[Any, Any, list[Any]]):
     @property
     def cr_running(self) -> Any:
         return self._coro.cr_running
+
+    @property
+    def cr_suspended(self) -> Any:
+        return self._coro.cr_suspended
 
 
 def close(work: object) -> None:

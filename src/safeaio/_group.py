@@ -18,10 +18,12 @@ from ._limit import (
     Token,
     TokenChain,
     check_limit,
-    held_token,
+    held_tokens,
+    is_stuck,
     refuse_nested,
     token_chain,
 )
+from ._turn import Turn, turn_of
 from ._wait import from_scope
 
 Ts = TypeVarTuple("Ts")
@@ -37,7 +39,8 @@ class BoundedGroup:
     """Starts children, at most some at once; see `bounded_group`."""
 
     _limiter: anyio.CapacityLimiter
-    _crew: Crew[str] = attrs.field(init=False)
+    _crew: Crew[tuple[str, Awaitable[object]]] = attrs.field(init=False)
+    _turn: Turn = attrs.field(init=False)
     _chain: TokenChain = attrs.field(default=(), init=False)
     _context: Context = attrs.field(factory=Context, init=False)
     _entered: bool = attrs.field(default=False, init=False)
@@ -65,10 +68,13 @@ class BoundedGroup:
                 without limit and a limiter around the part that counts.
 
         Cancellation:
-            Nothing is started then. Does not checkpoint if a slot is free.
+            Nothing is started then. Does not checkpoint if a slot is free, except
+            in the first step of a child that an eager task factory has started.
         """
         _check_function(func)
         self._check_open()
+        if self._turn.starting:  # below this very frame: the stack would grow on and on
+            await asyncio.sleep(0)
         token = Token(self._limiter)
         await self._acquire(token)
         child = None
@@ -92,16 +98,16 @@ class BoundedGroup:
             token.acquire_nowait()
             return
         except anyio.WouldBlock:
-            caller = held_token(self._limiter)
-        if caller is None:
-            await token.acquire()
-            return
-        caller.waiting += 1
+            callers = held_tokens()
+        for caller in callers:
+            caller.waits_for.append(self._limiter)
         try:
-            _refuse_deadlock(self._limiter)
+            if callers:
+                _refuse_deadlock(self._limiter)
             await token.acquire()
         finally:
-            caller.waiting -= 1
+            for caller in callers:
+                caller.waits_for.remove(self._limiter)
 
     def _start(
         self,
@@ -117,17 +123,28 @@ class BoundedGroup:
             )
         children = self._crew.children
         context = token.mark(copy_context(), self._chain)
-        child = children.loop.create_task(carry(work), context=context)
+        coro = carry(work)
+        nested, self._turn.starting = self._turn.starting, True
+        try:
+            child = children.loop.create_task(coro, context=context)
+        except BaseException:  # of the loop's task factory
+            coro.close()
+            _close(work)
+            raise
+        finally:
+            self._turn.starting = nested
         name = getattr(func, "__qualname__", repr(func))
-        children.add(child, f"{name}()", self._child_ended, self._context)
+        children.add(child, (f"{name}()", work), self._child_ended, self._context)
         return child
 
     def _child_ended(self, child: asyncio.Future[Any]) -> None:
         children = self._crew.children
-        name = children.running.pop(child)
+        name, work = children.running.pop(child)
         error = outcome(child)
         if error is not None:
+            _close(work)  # cancelled before its first step, the child did not take it
             self._crew.fail(name, error)
+            del error  # if it is a cancel, its traceback holds this frame
         if children.cancelled and self._in_body and not self._body_cancelled:
             self._body_cancelled = True
             children.host.cancel()
@@ -141,6 +158,7 @@ class BoundedGroup:
             )
         refuse_nested(_OWNER, self._limiter)
         self._crew = Crew(_OWNER)
+        self._turn = turn_of(self._crew.children.loop)
         self._chain = token_chain()
         self._entered = self._in_body = True
         return self
@@ -153,14 +171,19 @@ class BoundedGroup:
     ) -> None:
         self._in_body = False
         crew = self._crew
-        cancel = await self._cancel_from_outside(exc)
-        if cancel is not None:
-            crew.children.cancel()
-        elif exc is not None and not isinstance(exc, asyncio.CancelledError):
-            crew.fail("the body", exc)
-        cancel = await crew.wait(cancel)
-        self._ended = True
-        crew.conclude(cancel, leaving=exc)
+        cancel = None
+        try:
+            cancel = await self._cancel_from_outside(exc)
+            if cancel is not None:
+                crew.children.cancel()
+            elif exc is not None and not isinstance(exc, asyncio.CancelledError):
+                crew.fail("the body", exc)
+            if not isinstance(exc, GeneratorExit):
+                cancel = await crew.wait(cancel)
+            self._ended = True
+            crew.conclude(cancel, leaving=exc)
+        finally:
+            del exc, cancel  # their tracebacks hold this frame
 
     async def _cancel_from_outside(
         self, exc: BaseException | None
@@ -244,11 +267,15 @@ def _check_function(func: object) -> None:
         raise TypeError(f"start_soon() takes an async function, got {func!r}")
 
 
+def _close(work: Awaitable[object]) -> None:
+    if inspect.iscoroutine(work):
+        work.close()
+
+
 def _refuse_deadlock(limiter: anyio.CapacityLimiter) -> None:
-    borrowers = limiter.statistics().borrowers
-    if all(isinstance(borrower, Token) and borrower.waiting for borrower in borrowers):
+    if is_stuck(limiter):
         raise RuntimeError(
-            f"{_OWNER}: all {len(borrowers)} slots are held by children that wait in "
+            f"{_OWNER}: all {limiter.borrowed_tokens} slots are held by children that wait in "
             "start_soon() for a slot, this one included, and none would ever come free; let "
             "the body start them, or use limit=None and a limiter around the part that counts"
         )

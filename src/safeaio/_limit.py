@@ -37,11 +37,14 @@ class Token:
     """One token of a limiter, borrowed for one child.
 
     Attributes:
-        waiting: How many calls of this child wait for another token of the limiter.
+        waits_for: The limiters of which this child, or one that it waits for, wants
+            another token before it goes on.
     """
 
     limiter: anyio.CapacityLimiter
-    waiting: int = attrs.field(default=0, init=False)
+    waits_for: list[anyio.CapacityLimiter] = attrs.field(
+        factory=list[anyio.CapacityLimiter], init=False
+    )
     _held: bool = attrs.field(default=False, init=False)
 
     async def acquire(self) -> None:
@@ -99,9 +102,29 @@ def token_chain() -> TokenChain:
     return _tokens.get()
 
 
-def held_token(limiter: object) -> Token | None:
-    """Return the token of `limiter` that the caller runs under, if it does."""
-    return next((t for t in _tokens.get() if t.limiter is limiter and t.is_held), None)
+def held_tokens() -> list[Token]:
+    """Return the tokens that come free only after the caller has gone on."""
+    return [token for token in _tokens.get() if token.is_held]
+
+
+def is_stuck(
+    limiter: anyio.CapacityLimiter, waiting: tuple[anyio.CapacityLimiter, ...] = ()
+) -> bool:
+    """Tell whether every token of `limiter` is held by a child that waits for ever.
+
+    Args:
+        limiter: The limiter that is asked about.
+        waiting: Those for which the answer waits: if theirs is yes, so is this one.
+    """
+    borrowers = limiter.statistics().borrowers
+    chain = (*waiting, limiter)
+    return bool(borrowers) and all(
+        isinstance(borrower, Token)
+        and any(
+            wanted in chain or is_stuck(wanted, chain) for wanted in borrower.waits_for
+        )
+        for borrower in borrowers
+    )
 
 
 def refuse_nested(owner: str, limiter: object) -> None:
@@ -110,7 +133,7 @@ def refuse_nested(owner: str, limiter: object) -> None:
     Raises:
         RuntimeError: If the caller runs as a child under a token of `limiter`.
     """
-    if held_token(limiter) is not None:
+    if any(token.limiter is limiter for token in held_tokens()):
         raise RuntimeError(
             f"{owner}: the caller already holds a token of {limiter!r}, and would wait for "
             "itself once all are taken; give the nested call a limiter of its own"

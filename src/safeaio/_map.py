@@ -165,12 +165,11 @@ def _check_function(owner: str, func: object) -> None:
 
 
 def _check_items(owner: str, items: object) -> None:
-    if isinstance(items, AsyncIterable):
-        return
-    try:
-        iter(items)  # type: ignore[call-overload]
-    except TypeError:
+    # `iter(items)` would tell more, but it may be a query to a database.
+    if not isinstance(items, AsyncIterable | Iterable) and not hasattr(
+        type(items), "__getitem__"
+    ):
         fix = "; await it first" if inspect.isawaitable(items) else ""
         raise TypeError(
             f"{owner}: items must be an iterable or an async iterable, got {items!r}{fix}"
-        ) from None
+        )

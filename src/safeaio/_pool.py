@@ -16,6 +16,8 @@
 #    the new one inside it, and so on.
 # 5. Under a number, a sync source is pulled by the workers. Whoever has to wait, for an
 #    async source or for a token of a limiter, is the feeder; it starts a worker an item.
+# 6. Where items never suspend, one worker does as much as many, and in each turn of the
+#    loop holds it for one item: there are no more before every one waits in an item.
 
 import asyncio
 from collections.abc import (
@@ -29,7 +31,7 @@ from collections.abc import (
 from contextvars import Context, copy_context
 from gc import get_referents
 from inspect import isasyncgen, isawaitable
-from itertools import count
+from itertools import count, repeat
 from time import perf_counter
 from types import CoroutineType
 from typing import Any, Generic, TypeVar, final
@@ -37,7 +39,7 @@ from typing import Any, Generic, TypeVar, final
 import anyio
 import attrs
 
-from ._crew import Crew, carry, outcome
+from ._crew import Crew, outcome
 from ._limit import Token, refuse_nested, token_chain
 from ._rate import RateLimiter
 from ._turn import SLICE, Turn, turn_of
@@ -82,6 +84,7 @@ class Pool(Generic[T]):
     _exhausted: bool = attrs.field(default=False, init=False)
     _workers: int = attrs.field(default=0, init=False)
     _width: float = attrs.field(default=1, init=False)
+    _resting: int = attrs.field(default=0, init=False)
     _gate: asyncio.Future[None] | None = attrs.field(default=None, init=False)
     _context: Context = attrs.field(init=False)
     _turn: Turn = attrs.field(init=False)
@@ -97,10 +100,12 @@ class Pool(Generic[T]):
             self.limit, anyio.CapacityLimiter
         ):
             self._width = float("inf")  # the feeder starts workers, and not too many
-            feeder = loop.create_task(carry(self._feed()))
+            feeder = loop.create_task(self._feed())
             self.crew.children.add(feeder, iter(()), self._feeder_ended, self._context)
         else:
-            self._source = enumerate(self.items)
+            # In one context: whoever pulls has another each time, and may hold an item.
+            pull = map(copy_context().run, repeat(next), repeat(iter(self.items)))
+            self._source = enumerate(pull)
             self.grow()
 
     @property
@@ -119,9 +124,7 @@ class Pool(Generic[T]):
             if self._workers == self._width:
                 # Behind their first steps: if the source is not exhausted by then,
                 # every one has found an item.
-                self.crew.children.loop.call_soon(
-                    self._widen, context=self._context
-                )  # 4
+                self._widen_soon()
 
     def _stopped(self) -> bool:
         return self._exhausted or self.crew.children.cancelled
@@ -195,9 +198,9 @@ class Pool(Generic[T]):
                     now, last = perf_counter(), now
                     stride = min(2 * stride, _STRIDE) if now - last < SLICE else 1
                     unclocked = 0
-                    if now >= turn.ends and turn.spent(children.loop):
+                    if source is self._source and turn.spent(children.loop):
                         between_items = True
-                        await asyncio.sleep(0)
+                        await self._rest()
                         between_items = False
             self._exhausted = self._exhausted or source is self._source
         except GeneratorExit:
@@ -206,6 +209,14 @@ class Pool(Generic[T]):
             if between_items:
                 raise
             self.crew.fail(_SOURCE, exc)
+
+    async def _rest(self) -> None:
+        """Let the loop turn."""
+        self._resting += 1
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._resting -= 1
 
     def _checked(self, work: object) -> Awaitable[Any]:
         if not isawaitable(work):
@@ -223,8 +234,14 @@ class Pool(Generic[T]):
         self.crew.fail(f"item {index}", error)
         return False
 
+    def _widen_soon(self) -> None:
+        self.crew.children.loop.call_soon(self._widen, context=self._context)  # 4
+
     def _widen(self) -> None:
         """Double the workers: every one found an item, the source may hold more."""
+        if self._resting and not self._stopped():
+            self._widen_soon()  # 6
+            return
         most, _ = self._bounds()
         self._width = 2 * self._width if 2 * self._width < most else float("inf")
         self.grow()
@@ -237,8 +254,9 @@ class Pool(Generic[T]):
             if error is not None:
                 self.crew.fail("an item", error)
         elif source is not self._source:
-            for index, _ in source:  # cancelled before its first step
-                self.crew.fail(f"item {index}", error)
+            for index, item in source:  # cancelled before its first step
+                if self._stores(index, error) and not self.crew.children.cancelled:
+                    self.record(index, item, error)  # 1
         self._child_ended(worker)
 
     def _feeder_ended(self, feeder: asyncio.Future[None]) -> None:
@@ -257,15 +275,37 @@ class Pool(Generic[T]):
 
     async def _feed(self) -> None:
         items = self.items
-        source = aiter(items) if isinstance(items, AsyncIterable) else _each(items)
         try:
-            for index in count():
+            source = aiter(items) if isinstance(items, AsyncIterable) else _each(items)
+            try:
+                await self._pull(source)
+            finally:
+                if source is not items or isasyncgen(source):
+                    await _aclose(source)
+        except GeneratorExit:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - raised by the call
+            self.crew.fail(_SOURCE, exc)
+
+    async def _pull(self, source: AsyncIterator[T]) -> None:
+        children = self.crew.children
+        now = perf_counter()
+        unclocked, stride = 0, 1
+        for index in count():
+            try:
                 await self._start_item(index, source)
-        except StopAsyncIteration:
-            self._exhausted = True
-        finally:
-            if source is not items or isasyncgen(source):
-                await _aclose(source)
+            except StopAsyncIteration:
+                self._exhausted = True
+            if children.cancelled:  # by an eager item, or the source has swallowed it
+                await asyncio.sleep(0)  # a cancel still to come must not hit the closing
+            if self._stopped():
+                return
+            unclocked += 1
+            if unclocked >= stride or self._turn.spent(children.loop):
+                await asyncio.sleep(0)
+                now, last = perf_counter(), now
+                stride = min(2 * stride, _STRIDE) if now - last < SLICE else 1
+                unclocked = 0
 
     async def _start_item(self, index: int, source: AsyncIterator[T]) -> None:
         """Wait for a slot, and only then for an item: it may be the last of something."""
@@ -273,7 +313,7 @@ class Pool(Generic[T]):
         worker = None
         try:
             item = await anext(source)
-            if not self.crew.children.cancelled:  # or the source has swallowed that
+            if not self.crew.children.cancelled:  # 1; the source has swallowed that
                 context = self._context.copy()
                 if token is not None:
                     context = token.mark(context, token_chain())

@@ -27,17 +27,13 @@ class Bucket:
     burst: int
     _full_at: float = attrs.field(default=float("-inf"), init=False)
 
-    def free_at(self, tokens: int) -> float:
-        """Tell when `tokens` are there to be taken."""
-        return self._full_at + (tokens - self.burst) * self.interval
+    def free_at(self, tokens: int, now: float) -> float:
+        """Tell when `tokens` are there to be taken: by `now`, if they already are."""
+        return max(self._full_at, now) + (tokens - self.burst) * self.interval
 
     def take(self, tokens: int, now: float) -> None:
         """Take `tokens` that are there."""
         self._full_at = max(self._full_at, now) + tokens * self.interval
-
-    def give_back(self, tokens: int) -> None:
-        """Undo a `take`."""
-        self._full_at -= tokens * self.interval
 
     def rebase(self, old: float, new: float) -> None:
         """Go on by another clock, which shows `new` where the first one showed `old`."""
@@ -79,8 +75,9 @@ class RateLimiter:
         _check_positive("rate", rate)
         _check_positive("per", per)
         check_count("RateLimiter: burst", burst)
-        self._bucket = Bucket(per / rate, burst)
+        self._bucket = Bucket(_interval(rate, per), burst)
         self._waiters: OrderedDict[asyncio.Future[None], int] = OrderedDict()
+        self._passing = 0  # tokens of waiters that may pass, but have not gone on yet
         self._timer: asyncio.TimerHandle | None = None
         self._loop: ref[asyncio.AbstractEventLoop] | None = None
         self._now = 0.0
@@ -102,16 +99,19 @@ class RateLimiter:
         """
         if self.try_acquire(tokens):
             return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
         self._waiters[waiter] = tokens
-        self._serve()
+        self._serve(loop)
         try:
             await waiter
         except BaseException:
-            if self._waiters.pop(waiter, None) is None:
-                self._bucket.give_back(tokens)
-            self._serve()
+            self._leave(waiter, tokens)
             raise
+        # Only now: the loop may have been busy since it was let through.
+        self._now = loop.time()
+        self._passing -= tokens
+        self._bucket.take(tokens, self._now)
 
     def try_acquire(self, tokens: int = 1) -> bool:
         """Take `tokens` if they may pass at once, and nobody waits.
@@ -134,7 +134,7 @@ class RateLimiter:
                 "they could never pass; make the burst larger"
             )
         now = self._clock()
-        if self._waiters or self._bucket.free_at(tokens) > now:
+        if self._waiters or self._passing or self._bucket.free_at(tokens, now) > now:
             return False
         self._bucket.take(tokens, now)
         return True
@@ -143,7 +143,7 @@ class RateLimiter:
         """Return the time, by the loop that runs here."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._loop is None or self._loop() is not loop:
+        if not self._is_of(loop):
             self._leave_loop()
             # Nobody can say how long ago the other loop ran: what is owed stays owed.
             self._bucket.rebase(self._now, now)
@@ -151,36 +151,55 @@ class RateLimiter:
         self._now = now
         return now
 
+    def _is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self._loop is not None and self._loop() is loop
+
     def _leave_loop(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.get_loop().is_closed():
-                raise RuntimeError(
-                    "this RateLimiter has tasks of another loop waiting; "
-                    "give each loop that runs at the same time a limiter of its own"
-                )
+        loop = None if self._loop is None else self._loop()
+        if (
+            loop is not None
+            and not loop.is_closed()
+            and (self._waiters or self._passing)
+        ):
+            raise RuntimeError(
+                "this RateLimiter has tasks of another loop waiting; "
+                "give each loop that runs at the same time a limiter of its own"
+            )
         self._waiters.clear()
+        self._passing = 0
         self._timer = None
 
-    def _serve(self, *, woken: bool = False) -> None:
+    def _serve(self, loop: asyncio.AbstractEventLoop, *, woken: bool = False) -> None:
         """Let pass who may, and set the timer for the first who may not."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._waiters:
             waiter, tokens = next(iter(self._waiters.items()))
-            loop = waiter.get_loop()
             now = self._now = loop.time()
-            due = self._bucket.free_at(tokens)
-            if due > now:
+            due = self._bucket.free_at(self._passing + tokens, now)
+            if due > now and not waiter.cancelled():
                 # uvloop's clock ticks in milliseconds, and its timers round to the
                 # nearest: without this, half of them would spin until the next tick.
                 early = woken and due - now > _NANOSECOND
                 when = max(due, now + _MILLISECOND) if early else due
-                self._timer = loop.call_at(when, partial(self._serve, woken=True))
+                self._timer = loop.call_at(when, partial(self._serve, loop, woken=True))
                 return
             del self._waiters[waiter]
-            self._bucket.take(tokens, now)
-            waiter.set_result(None)
+            if not waiter.cancelled():
+                self._passing += tokens
+                waiter.set_result(None)
+
+    def _leave(self, waiter: asyncio.Future[None], tokens: int) -> None:
+        """Give up a place in the line."""
+        loop = waiter.get_loop()
+        if loop.is_closed() or not self._is_of(loop):
+            return  # the line is gone
+        if waiter.done() and not waiter.cancelled():
+            self._passing -= tokens
+        else:
+            self._waiters.pop(waiter, None)
+        self._serve(loop)
 
     async def __aenter__(self) -> None:
         await self.acquire()
@@ -201,6 +220,18 @@ def _check_positive(name: str, value: object) -> None:
         raise ValueError(
             f"RateLimiter: {name} must be positive and finite, got {value!r}"
         )
+
+
+def _interval(rate: float, per: float) -> float:
+    try:
+        interval = per / rate
+    except OverflowError:
+        interval = 0.0
+    if not 0 < interval < float("inf"):
+        raise ValueError(
+            f"RateLimiter: rate / per must be a number that a float can hold, got {rate!r} / {per!r}"
+        )
+    return interval
 
 
 def check_count(name: str, value: object, *, least: int = 1) -> None:

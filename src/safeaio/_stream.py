@@ -55,10 +55,7 @@ class _Stream(Generic[T, R]):
         return self
 
     async def __anext__(self) -> tuple[T, R]:
-        if self._exited or not self._entered:
-            raise RuntimeError(
-                f"{_OWNER} can be read inside its `async with` block only"
-            )
+        self._check_open()
         if self._reader is not None:
             raise RuntimeError(
                 f"another task reads this {_OWNER} already; one may at a time"
@@ -71,11 +68,18 @@ class _Stream(Generic[T, R]):
                 await self._reader
             finally:
                 self._reader = None
+            self._check_open()
         position, item, result = heappop(self._ready)
         self._next = position + 1
         self._pool.unread -= 1
         self._pool.grow()
         return item, result
+
+    def _check_open(self) -> None:
+        if self._exited or not self._entered:
+            raise RuntimeError(
+                f"{_OWNER} can be read inside its `async with` block only"
+            )
 
     def _record(self, index: int, item: T, result: R) -> None:
         position = index if self._ordered else next(self._finished)
@@ -98,7 +102,10 @@ class _Stream(Generic[T, R]):
     def _end(self) -> None:
         if not self._failure_read:
             self._failure_read = True
-            self._pool.crew.conclude()
+            try:
+                self._pool.crew.conclude()
+            except StopAsyncIteration as exc:  # it would pass for the end
+                raise RuntimeError(f"{_OWNER}: a call raised {exc!r}") from exc
         raise StopAsyncIteration
 
     async def __aexit__(

@@ -144,7 +144,10 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self.ticks += 1
         if self.on_tick is not None:
             self.on_tick()
-        callback(*args)
+        try:
+            callback(*args)
+        finally:
+            del callback, args  # a task's error holds this frame by its traceback
 
 
 @final

@@ -104,6 +104,8 @@ class RateLimiter:
         self._waiters[waiter] = tokens
         self._serve(loop)
         try:
+            if waiter.done():  # to await it would overtake those let through before
+                await asyncio.sleep(0)
             await waiter
         except BaseException:
             self._leave(waiter, tokens)
@@ -178,7 +180,7 @@ class RateLimiter:
             waiter, tokens = next(iter(self._waiters.items()))
             now = self._now = loop.time()
             due = self._bucket.free_at(self._passing + tokens, now)
-            if due > now and not waiter.cancelled():
+            if due > now:
                 # uvloop's clock ticks in milliseconds, and its timers round to the
                 # nearest: without this, half of them would spin until the next tick.
                 early = woken and due - now > _NANOSECOND
@@ -193,8 +195,8 @@ class RateLimiter:
     def _leave(self, waiter: asyncio.Future[None], tokens: int) -> None:
         """Give up a place in the line."""
         loop = waiter.get_loop()
-        if loop.is_closed() or not self._is_of(loop):
-            return  # the line is gone
+        if loop.is_closed():
+            return  # and the line is gone
         if waiter.done() and not waiter.cancelled():
             self._passing -= tokens
         else:

@@ -1,0 +1,68 @@
+"""Errors and warnings: what they carry, and where they stand."""
+
+import inspect
+import pickle
+from copy import copy
+
+import pytest
+
+from safeaio import exceptions
+from safeaio.exceptions import ChildCancelled, SafeaioError, TaskStuckWarning
+
+EXAMPLES = [
+    SafeaioError("x"),
+    ChildCancelled("argument 3"),
+    TaskStuckWarning("hangs"),
+]
+
+
+def ours() -> set[type]:
+    return {
+        cls
+        for _, cls in inspect.getmembers(exceptions, inspect.isclass)
+        if cls.__module__ == exceptions.__name__
+    }
+
+
+def test_every_exception_has_an_example() -> None:
+    """No exception escapes the tests below."""
+    assert {type(example) for example in EXAMPLES} == ours()
+
+
+@pytest.mark.parametrize(
+    "example", EXAMPLES, ids=lambda example: type(example).__name__
+)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles(example: Exception, protocol: int) -> None:
+    """An exception crosses to another process with its fields, text and notes."""
+    example.add_note("a note")
+    for again in (pickle.loads(pickle.dumps(example, protocol)), copy(example)):
+        assert type(again) is type(example)
+        assert again.__dict__ == example.__dict__
+        assert str(again) == str(example)
+
+
+def test_tree_is_the_one_that_is_drawn() -> None:
+    """The tree at the top of the module shows every exception below its base."""
+    drawing = (exceptions.__doc__ or "").split("```")[1]
+    parents: list[str] = []
+    drawn: set[tuple[str, str]] = set()
+    for line in drawing.strip().splitlines():
+        name = line.lstrip(" │├└─")
+        depth = (len(line) - len(name)) // 4
+        del parents[depth:]
+        if parents:
+            drawn.add((parents[-1], name))
+        parents.append(name)
+    bases = {(base.__name__, cls.__name__) for cls in ours() for base in cls.__bases__}
+    assert bases <= drawn
+    assert drawn - bases == {("Warning", "RuntimeWarning")}
+
+
+def test_child_cancelled_names_the_child() -> None:
+    """The text begins with which child it was, and says what may have happened."""
+    error = ChildCancelled("argument 3")
+    assert error.child == "argument 3"
+    assert str(error).startswith(
+        "argument 3 ended cancelled, though its caller was not"
+    )

@@ -31,7 +31,7 @@ class Failure:
         return f"{self.child}: {_shown.repr_instance(self.error, 1)}"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class Failures:
     """What the children of one call raised, in the order in which it happened."""

@@ -3,11 +3,15 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Coroutine
+from itertools import islice
+from operator import eq
 from types import CoroutineType
 from typing import Any, Literal, TypeVar, overload
 
-from ._gathering import OWNER, GatherCall, Gathering, Limit, close
-from ._limit import check_limit, refuse_nested
+import anyio as anyio  # noqa: PLC0414  # for whoever resolves the annotations
+
+from ._gathering import OWNER, GatherCall, Gathering, close
+from ._limit import LimitOrNone, check_limit, refuse_nested
 
 T = TypeVar("T")
 T1 = TypeVar("T1")
@@ -24,7 +28,7 @@ def bounded_gather(  # type: ignore[overload-overlap]
     aw1: Awaitable[T1],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: Literal[False] = False,
 ) -> Coroutine[Any, Any, tuple[T1]]: ...
 @overload
@@ -33,7 +37,7 @@ def bounded_gather(  # type: ignore[overload-overlap]
     aw2: Awaitable[T2],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: Literal[False] = False,
 ) -> Coroutine[Any, Any, tuple[T1, T2]]: ...
 @overload
@@ -43,7 +47,7 @@ def bounded_gather(  # type: ignore[overload-overlap]
     aw3: Awaitable[T3],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: Literal[False] = False,
 ) -> Coroutine[Any, Any, tuple[T1, T2, T3]]: ...
 @overload
@@ -54,7 +58,7 @@ def bounded_gather(  # type: ignore[overload-overlap]
     aw4: Awaitable[T4],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: Literal[False] = False,
 ) -> Coroutine[Any, Any, tuple[T1, T2, T3, T4]]: ...
 @overload
@@ -66,7 +70,7 @@ def bounded_gather(  # type: ignore[overload-overlap]
     aw5: Awaitable[T5],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: Literal[False] = False,
 ) -> Coroutine[Any, Any, tuple[T1, T2, T3, T4, T5]]: ...
 @overload
@@ -79,13 +83,13 @@ def bounded_gather(  # type: ignore[overload-overlap]
     aw6: Awaitable[T6],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: Literal[False] = False,
 ) -> Coroutine[Any, Any, tuple[T1, T2, T3, T4, T5, T6]]: ...
 @overload
 def bounded_gather(  # type: ignore[overload-overlap]
     *aws: Awaitable[T],
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: Literal[False] = False,
 ) -> Coroutine[Any, Any, list[T]]: ...
 @overload
@@ -93,7 +97,7 @@ def bounded_gather(  # pyright: ignore[reportOverlappingOverload]
     aw1: Awaitable[T1],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: bool,
 ) -> Coroutine[Any, Any, tuple[T1 | BaseException]]: ...
 @overload
@@ -102,7 +106,7 @@ def bounded_gather(
     aw2: Awaitable[T2],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: bool,
 ) -> Coroutine[Any, Any, tuple[T1 | BaseException, T2 | BaseException]]: ...
 @overload
@@ -112,7 +116,7 @@ def bounded_gather(
     aw3: Awaitable[T3],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: bool,
 ) -> Coroutine[
     Any, Any, tuple[T1 | BaseException, T2 | BaseException, T3 | BaseException]
@@ -125,7 +129,7 @@ def bounded_gather(
     aw4: Awaitable[T4],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: bool,
 ) -> Coroutine[
     Any,
@@ -143,7 +147,7 @@ def bounded_gather(
     aw5: Awaitable[T5],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: bool,
 ) -> Coroutine[
     Any,
@@ -166,7 +170,7 @@ def bounded_gather(
     aw6: Awaitable[T6],
     /,
     *,
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: bool,
 ) -> Coroutine[
     Any,
@@ -183,11 +187,11 @@ def bounded_gather(
 @overload
 def bounded_gather(
     *aws: Awaitable[T],
-    limit: Limit = 100,
+    limit: LimitOrNone = 100,
     return_exceptions: bool,
 ) -> Coroutine[Any, Any, list[T | BaseException]]: ...
 def bounded_gather(
-    *aws: Awaitable[Any], limit: Limit = 100, return_exceptions: bool = False
+    *aws: Awaitable[Any], limit: LimitOrNone = 100, return_exceptions: bool = False
 ) -> Coroutine[Any, Any, Any]:
     """Run awaitables, at most `limit` at once, and return their results in order.
 
@@ -209,7 +213,7 @@ def bounded_gather(
         *aws: Coroutines, tasks, futures or other awaitables. One that is given twice
             runs once. Tasks and futures run already: they take no slot, and are
             cancelled with the others.
-        limit: How many may run at once. A `anyio.CapacityLimiter` gives one token to
+        limit: How many may run at once. An `anyio.CapacityLimiter` gives one token to
             each, and may be shared between calls. None: all at once, as they must if
             they wait for each other.
         return_exceptions: Put exceptions in the list instead of raising the first one.
@@ -248,7 +252,7 @@ def bounded_gather(
         for aw in aws:
             close(aw)
         raise
-    if len(set(map(id, aws))) == len(aws):
+    if not _has_duplicates(aws):
         return Gathering(GatherCall([*aws], None, limit, return_exceptions))
     unique = {id(aw): aw for aw in aws}
     index_of = {key: index for index, key in enumerate(unique)}
@@ -256,6 +260,12 @@ def bounded_gather(
     return Gathering(
         GatherCall([*unique.values()], positions, limit, return_exceptions)
     )
+
+
+def _has_duplicates(aws: tuple[object, ...]) -> bool:
+    # A set of them would be the largest thing that a call allocates.
+    ids = sorted(map(id, aws))
+    return any(map(eq, ids, islice(ids, 1, None)))
 
 
 def _check_awaitables(aws: list[tuple[int, Awaitable[Any]]]) -> None:

@@ -5,30 +5,28 @@ import warnings
 from collections.abc import Awaitable, Collection, Coroutine, Generator
 from contextvars import Context, copy_context
 from types import CoroutineType
-from typing import Any, TypeAlias, cast, final
+from typing import Any, cast, final
 
 import anyio
 import attrs
 
 from ._crew import Crew, carry, outcome, uncarried
-from ._limit import Token, refuse_nested, token_chain
+from ._limit import LimitOrNone, Token, refuse_nested, token_chain
 from ._turn import CreateTask, Turn, eager_start, turn_of
 from ._wait import from_scope
-
-Limit: TypeAlias = int | anyio.CapacityLimiter | None
 
 OWNER = "bounded_gather()"
 _FEEDER = -1  # the key of the task that waits for tokens; a child's is its position
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class GatherCall:
     """One call of `bounded_gather`, from its arguments to its results."""
 
     works: list[Awaitable[Any] | None]  # None where it has ended, or is a future
     positions: list[int] | None  # of the arguments in `works`, if some are given twice
-    limit: Limit
+    limit: LimitOrNone
     return_exceptions: bool
     cancel: asyncio.CancelledError | None = None  # of the caller, before its first step
     _next: int = attrs.field(default=0, init=False)
@@ -151,7 +149,7 @@ class GatherCall:
                 if children.cancelled:  # its first step has closed this very call
                     task.cancel()
 
-    async def _feed(self, limiter: anyio.CapacityLimiter) -> None:
+    async def _feed(self, limiter: "anyio.CapacityLimiter") -> None:
         children, works, chain = self._crew.children, self.works, token_chain()
         while self._next < len(works):
             work = works[self._next]

@@ -7,14 +7,14 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
 from math import inf
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVarTuple, final
+from typing import Any, Self, TypeVarTuple, final
 
 import anyio
-import anyio.lowlevel
 import attrs
 
 from ._crew import Crew, carry, outcome
 from ._limit import (
+    LimitOrNone,
     Token,
     TokenChain,
     check_limit,
@@ -28,17 +28,15 @@ from ._wait import from_scope
 
 Ts = TypeVarTuple("Ts")
 
-Limit: TypeAlias = int | anyio.CapacityLimiter | None
-
 _OWNER = "bounded_group()"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class BoundedGroup:
     """Starts children, at most some at once; see `bounded_group`."""
 
-    _limiter: anyio.CapacityLimiter
+    _limiter: "anyio.CapacityLimiter"
     _crew: Crew[tuple[str, Awaitable[object]]] = attrs.field(init=False)
     _turn: Turn = attrs.field(init=False)
     _chain: TokenChain = attrs.field(default=(), init=False)
@@ -200,14 +198,18 @@ class BoundedGroup:
             return None
         # Another cancel came with ours. A scope's own is about to come again, and has to
         # be the one that leaves: the scope would not know ours.
+        from anyio.lowlevel import checkpoint_if_cancelled  # rare, and dear to import
+
         try:
-            await anyio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
         except asyncio.CancelledError as of_scope:
             return of_scope
         return cancel
 
 
-def bounded_group(*, limit: Limit = 100) -> AbstractAsyncContextManager[BoundedGroup]:
+def bounded_group(
+    *, limit: LimitOrNone = 100
+) -> AbstractAsyncContextManager[BoundedGroup]:
     """Open a block whose children may start more, at most `limit` at once.
 
     For work that creates work, as a crawler does. Leaving the block waits for all.
@@ -272,7 +274,7 @@ def _close(work: Awaitable[object]) -> None:
         work.close()
 
 
-def _refuse_deadlock(limiter: anyio.CapacityLimiter) -> None:
+def _refuse_deadlock(limiter: "anyio.CapacityLimiter") -> None:
     if is_stuck(limiter):
         raise RuntimeError(
             f"{_OWNER}: all {limiter.borrowed_tokens} slots are held by children that wait in "

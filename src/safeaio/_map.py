@@ -5,9 +5,9 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Itera
 from itertools import repeat
 from typing import Any, Literal, TypeVar, overload
 
-import anyio
+import anyio as anyio  # noqa: PLC0414  # for whoever resolves the annotations
 
-from ._limit import check_limit, refuse_nested
+from ._limit import Limit, check_limit, refuse_nested
 from ._pool import Pool
 from ._rate import RateLimiter
 
@@ -23,7 +23,7 @@ def bounded_map(
     items: Iterable[T] | AsyncIterable[T],
     /,
     *,
-    limit: int | anyio.CapacityLimiter = 100,
+    limit: Limit = 100,
     rate: RateLimiter | None = None,
     return_exceptions: Literal[False] = False,
 ) -> Coroutine[Any, Any, list[R]]: ...
@@ -33,7 +33,7 @@ def bounded_map(
     items: Iterable[T] | AsyncIterable[T],
     /,
     *,
-    limit: int | anyio.CapacityLimiter = 100,
+    limit: Limit = 100,
     rate: RateLimiter | None = None,
     return_exceptions: bool,
 ) -> Coroutine[Any, Any, list[R | BaseException]]: ...
@@ -42,7 +42,7 @@ def bounded_map(
     items: Iterable[T] | AsyncIterable[T],
     /,
     *,
-    limit: int | anyio.CapacityLimiter = 100,
+    limit: Limit = 100,
     rate: RateLimiter | None = None,
     return_exceptions: bool = False,
 ) -> Coroutine[Any, Any, list[Any]]:
@@ -100,7 +100,7 @@ def bounded_map(
 async def _map(
     func: Callable[[T], Awaitable[Any]],
     items: Iterable[T] | AsyncIterable[T],
-    limit: int | anyio.CapacityLimiter,
+    limit: Limit,
     rate: RateLimiter | None,
     return_exceptions: bool,
 ) -> list[Any]:

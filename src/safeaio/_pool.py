@@ -25,13 +25,14 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
 )
 from contextvars import Context, copy_context
 from gc import get_referents
 from inspect import isasyncgen, isawaitable
-from itertools import count, repeat
+from itertools import repeat
 from time import perf_counter
 from types import CoroutineType
 from typing import Any, Generic, TypeVar, final
@@ -40,7 +41,7 @@ import anyio
 import attrs
 
 from ._crew import Crew, outcome
-from ._limit import Token, refuse_nested, token_chain
+from ._limit import Limit, Token, refuse_nested, token_chain
 from ._rate import RateLimiter
 from ._turn import SLICE, Turn, turn_of
 from ._wait import current_task
@@ -55,7 +56,7 @@ def _nothing() -> None:
     pass
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class Pool(Generic[T]):
     """Calls a function on every item of a source, some at once.
@@ -71,7 +72,7 @@ class Pool(Generic[T]):
     owner: str
     func: Callable[[T], Awaitable[Any]]
     items: Iterable[T] | AsyncIterable[T]
-    limit: int | anyio.CapacityLimiter
+    limit: Limit
     rate: RateLimiter | None
     return_exceptions: bool
     record: Callable[[int, T, Any], None]
@@ -103,9 +104,7 @@ class Pool(Generic[T]):
             feeder = loop.create_task(self._feed())
             self.crew.children.add(feeder, iter(()), self._feeder_ended, self._context)
         else:
-            # In one context: whoever pulls has another each time, and may hold an item.
-            pull = map(copy_context().run, repeat(next), repeat(iter(self.items)))
-            self._source = enumerate(pull)
+            self._source = enumerate(_isolated(self.items))
             self.grow()
 
     @property
@@ -290,18 +289,19 @@ class Pool(Generic[T]):
     async def _pull(self, source: AsyncIterator[T]) -> None:
         children = self.crew.children
         now = perf_counter()
-        unclocked, stride = 0, 1
-        for index in count():
+        index, unclocked, stride = 0, 0, 1
+        while not self._stopped():
             try:
                 await self._start_item(index, source)
             except StopAsyncIteration:
                 self._exhausted = True
-            if children.cancelled:  # by an eager item, or the source has swallowed it
-                await asyncio.sleep(0)  # a cancel still to come must not hit the closing
-            if self._stopped():
-                return
+            index += 1
             unclocked += 1
-            if unclocked >= stride or self._turn.spent(children.loop):
+            if children.cancelled:
+                # By an item started eagerly, or the source has swallowed it. A cancel that
+                # is still to come must not hit the closing of the source.
+                await asyncio.sleep(0)
+            elif unclocked >= stride or self._turn.spent(children.loop):
                 await asyncio.sleep(0)
                 now, last = perf_counter(), now
                 stride = min(2 * stride, _STRIDE) if now - last < SLICE else 1
@@ -331,6 +331,14 @@ class Pool(Generic[T]):
         token = Token(self.limit)
         await token.acquire()
         return token
+
+
+def _isolated(items: Iterable[T]) -> Iterable[T]:
+    """Give a source a context of its own: it finds there what it set, and calls do not."""
+    if isinstance(items, Collection):
+        return items  # it sets nothing
+    run: Callable[..., Any] = copy_context().run
+    return map(run, repeat(next), repeat(iter(items)))
 
 
 async def _each(items: Iterable[T]) -> AsyncIterator[T]:

@@ -13,7 +13,7 @@ _MILLISECOND = 1e-3
 _NANOSECOND = 1e-9
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class Bucket:
     """The arithmetic: pure, it takes the time as a number.

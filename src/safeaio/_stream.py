@@ -9,10 +9,11 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, final, overload
 
-import anyio
+import anyio as anyio  # noqa: PLC0414  # for whoever resolves the annotations
 import attrs
 
 from ._failures import Failure
+from ._limit import Limit
 from ._map import check_source
 from ._pool import Pool
 from ._rate import RateLimiter, check_count
@@ -23,7 +24,7 @@ R = TypeVar("R")
 _OWNER = "bounded_stream()"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class _Stream(Generic[T, R]):
     """The block, and the iterator over its results."""
@@ -134,7 +135,7 @@ def bounded_stream(
     items: Iterable[T] | AsyncIterable[T],
     /,
     *,
-    limit: int | anyio.CapacityLimiter = 100,
+    limit: Limit = 100,
     rate: RateLimiter | None = None,
     ordered: bool = False,
     buffer: int | None = None,
@@ -146,7 +147,7 @@ def bounded_stream(
     items: Iterable[T] | AsyncIterable[T],
     /,
     *,
-    limit: int | anyio.CapacityLimiter = 100,
+    limit: Limit = 100,
     rate: RateLimiter | None = None,
     ordered: bool = False,
     buffer: int | None = None,
@@ -157,7 +158,7 @@ def bounded_stream(
     items: Iterable[T] | AsyncIterable[T],
     /,
     *,
-    limit: int | anyio.CapacityLimiter = 100,
+    limit: Limit = 100,
     rate: RateLimiter | None = None,
     ordered: bool = False,
     buffer: int | None = None,

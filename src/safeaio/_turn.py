@@ -22,7 +22,7 @@ SLICE = 0.005  # seconds; a tenth of the longest gap in the loop that we allow o
 _EAGER: dict[str, Any] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class Turn:
     """The budget of the loop's current turn.

@@ -46,7 +46,7 @@ def current_task() -> asyncio.Task[Any]:
     return task
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class Children(Generic[K]):
     """The tasks and futures that a host started, and will not outlive.
@@ -125,8 +125,7 @@ class Children(Generic[K]):
         )
         with anyio.CancelScope(shield=True):  # 4
             while self.running:  # 2
-                again = await self._wait_or_cancel()
-                cancel = cancel if again is None else foremost(cancel, again)
+                cancel = foremost(cancel, await self._wait_or_cancel())
         try:
             raise cancel
         finally:
@@ -171,10 +170,12 @@ class Children(Generic[K]):
 
 
 def foremost(
-    first: asyncio.CancelledError, again: asyncio.CancelledError
+    first: asyncio.CancelledError, again: asyncio.CancelledError | None
 ) -> asyncio.CancelledError:
     """Return which of two cancels of one task it has to raise."""
-    return again if from_scope(first) and not from_scope(again) else first  # 3
+    if again is None or not from_scope(first) or from_scope(again):
+        return first
+    return again  # 3
 
 
 def from_scope(cancel: asyncio.CancelledError) -> bool:

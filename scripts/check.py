@@ -180,15 +180,13 @@ def _lowest(python: str) -> str:
 
 def _types(python: str) -> str:
     inside = environment(python, "types", ("type", *TESTED, "bench"))
-    pyright = [inside, "-m", "pyright", "--pythonpath", inside]
+    # With --verifytypes, pyright looks at the PATH, and not at --pythonpath.
+    path = {"PATH": os.pathsep.join([str(Path(inside).parent), os.environ["PATH"]])}
+    pyright = partial(_check, inside, "-m", "pyright", env=path)
+    completeness = pyright("--verifytypes", "safeaio", "--ignoreexternal")
+    score = re.search("Type completeness score: .*", completeness)
     return "\n".join(
-        [
-            _check(inside, "-m", "mypy"),
-            _check(*pyright),
-            _last_line(
-                _check(*pyright, "--verifytypes", "safeaio", "--ignoreexternal")
-            ),
-        ]
+        [_check(inside, "-m", "mypy"), pyright(), score[0] if score else ""]
     )
 
 

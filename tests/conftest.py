@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -16,7 +16,7 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 def eager_loop() -> asyncio.AbstractEventLoop:
     loop = VirtualClockLoop()
-    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[arg-type]
+    loop.set_task_factory(asyncio.eager_task_factory)
     return loop
 
 
@@ -66,8 +66,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     reported = pyfuncitem.funcargs.get("reported")
     run_strictly(
         pyfuncitem.obj(**arguments),
-        pyfuncitem.callspec.params["loop_factory"],
-        reported,
+        cast(LoopFactory, pyfuncitem.callspec.params["loop_factory"]),
+        cast("list[Any] | None", reported),
     )
     return True
 

@@ -94,6 +94,7 @@ async def test_cancel_that_came_before_is_first() -> None:
         async def main(before: str = before) -> None:
             crew = Crew[str]("owner()")
             start(crew, "child", forever())
+            await asyncio.sleep(0)
             try:
                 await crew.join(asyncio.CancelledError(before))
             except asyncio.CancelledError as exc:
@@ -101,8 +102,8 @@ async def test_cancel_that_came_before_is_first() -> None:
                 raise
 
         task = asyncio.create_task(main())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
         task.cancel("later")
         await asyncio.wait([task])
         assert raised[0].args == (expected,)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -1018,7 +1019,9 @@ def test_scope_then_native_cancel() -> None:
             assert task.cancelling() == 1
         assert task.done()
 
-    for gap in range(20):
+    # Before 4.16 the scope takes a native cancel of its own tick for its own.
+    fixed = tuple(map(int, version("anyio").split(".")[:2])) >= (4, 16)
+    for gap in range(0 if fixed else 1, 20):
         for failing in (False, True):
             with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
                 runner.get_loop().set_exception_handler(lambda *_: None)

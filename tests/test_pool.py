@@ -270,6 +270,24 @@ async def test_old_sequences_are_sources() -> None:
 
 
 @both
+@pytest.mark.parametrize("kind", ["int", "limiter"])
+@pytest.mark.parametrize("ticks", [0, 1])
+async def test_deeply_nested(run_all: RunAll, kind: str, ticks: int) -> None:
+    """Calls in calls, 500 deep, do not recurse, not with an eager task factory either."""
+
+    async def deep(level: int) -> int:
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        if level == 0:
+            return 0
+        limit = anyio.CapacityLimiter(1) if kind == "limiter" else 100
+        (below,) = await run_all(deep, [level - 1], limit=limit)
+        return int(below) + 1
+
+    assert await deep(500) == 500
+
+
+@both
 async def test_limiter_is_shared_between_calls(run_all: RunAll) -> None:
     """Calls that share a limiter never run more at once than it has tokens."""
     calls, limiter = Calls(), anyio.CapacityLimiter(3)

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, final
 import attrs
 
 from ._failures import Failure, Failures
-from ._wait import Children, foremost
+from ._wait import Children
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -53,13 +53,15 @@ class Crew(Generic[K]):
     ) -> asyncio.CancelledError | None:
         """Wait for every child; return the cancel of the caller that goes first, if any."""
         try:
-            await self.children.wait()
+            await self.children.wait(cancel)
         except asyncio.CancelledError as exc:
-            return exc if cancel is None else foremost(cancel, exc)
+            return exc
         except GeneratorExit:
             self._left = True  # children that raise from now on have no one to raise to
             raise
-        return cancel
+        finally:
+            del cancel  # its traceback holds this frame
+        return None
 
     def conclude(
         self,
@@ -82,10 +84,14 @@ class Crew(Generic[K]):
         self._left = isinstance(leaving, GeneratorExit)
         self.report(hidden)
         if error is not None and error is not leaving:
+            context = error.__context__
             try:
                 raise error
             finally:
-                del error, cancel, leaving, hidden  # their tracebacks hold this frame
+                if error is cancel:
+                    error.__context__ = context  # invariant 7 of _wait
+                # Their tracebacks hold this frame.
+                del error, cancel, leaving, hidden, context
 
     def report(self, failures: list[Failure]) -> None:
         """Hand errors that nobody will see raised to the loop's exception handler."""

@@ -48,8 +48,8 @@ class GatherCall:
             self._context = copy_context()
             self._turn = turn_of(loop)
             self._create = eager_start(loop)
-            if self._turn.starting and loop.get_task_factory() is not None:
-                await self._leave_stack()
+            if self._turn.starting:
+                await self._leave_stack(loop)
             self._results = [None] * len(self.works)
             self._watch_futures()
             if self.cancel is None:
@@ -65,17 +65,19 @@ class GatherCall:
             results if self.positions is None else [results[i] for i in self.positions]
         )
 
-    async def _leave_stack(self) -> None:
-        """Wait a turn, lest an eager factory recurse as deep as calls are nested."""
+    async def _leave_stack(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            await asyncio.sleep(0)
+            await self._turn.leave_stack(loop)
         except asyncio.CancelledError as exc:
             self.cancel = exc
 
     async def _wait(self) -> asyncio.CancelledError | None:
         # Nothing that the cancel's traceback will hold may hold the cancel.
         cancel, self.cancel = self.cancel, None
-        return await self._crew.wait(cancel)
+        try:
+            return await self._crew.wait(cancel)
+        finally:
+            del cancel
 
     def close(self) -> None:
         """Close every coroutine that has not started, so that none warns."""
@@ -107,7 +109,7 @@ class GatherCall:
     def _start(self) -> None:
         children = self._crew.children
         if isinstance(self.limit, anyio.CapacityLimiter):
-            feeder = children.loop.create_task(self._feed(self.limit))
+            feeder = self._turn.create_task(children.loop, self._feed(self.limit))
             children.add(feeder, _FEEDER, self._feeder_ended, self._context)
             return
         self._free = float("inf") if self.limit is None else self.limit
@@ -163,7 +165,7 @@ class GatherCall:
             context = token.mark(self._context, chain)
             coro = carry(work)
             try:
-                task = children.loop.create_task(coro, context=context)
+                task = self._turn.create_task(children.loop, coro, context)
             except BaseException as exc:  # noqa: BLE001  # of the loop's task factory
                 token.release_after(None)
                 coro.close()

@@ -71,8 +71,8 @@ class BoundedGroup:
         """
         _check_function(func)
         self._check_open()
-        if self._turn.starting:  # below this very frame: the stack would grow on and on
-            await asyncio.sleep(0)
+        if self._turn.starting:
+            await self._turn.leave_stack(self._crew.children.loop)
         token = Token(self._limiter)
         await self._acquire(token)
         child = None
@@ -122,15 +122,12 @@ class BoundedGroup:
         children = self._crew.children
         context = token.mark(copy_context(), self._chain)
         coro = carry(work)
-        nested, self._turn.starting = self._turn.starting, True
         try:
-            child = children.loop.create_task(coro, context=context)
+            child = self._turn.create_task(children.loop, coro, context)
         except BaseException:  # of the loop's task factory
             coro.close()
             _close(work)
             raise
-        finally:
-            self._turn.starting = nested
         name = getattr(func, "__qualname__", repr(func))
         children.add(child, (f"{name}()", work), self._child_ended, self._context)
         return child

@@ -114,7 +114,7 @@ async def _map(
             results.append(result)
 
     pool = Pool(_OWNER, func, items, limit, rate, return_exceptions, record, results)
-    pool.open()
+    await pool.open()
     await pool.crew.join()
     return results
 

@@ -90,18 +90,20 @@ class Pool(Generic[T]):
     _context: Context = attrs.field(init=False)
     _turn: Turn = attrs.field(init=False)
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Start, in the task and the context of the caller."""
         refuse_nested(self.owner, self.limit)
         self.crew = Crew(self.owner)
         self._context = copy_context()
         loop = self.crew.children.loop
         self._turn = turn_of(loop)
+        if self._turn.starting:
+            await self._turn.leave_stack(loop)
         if isinstance(self.items, AsyncIterable) or isinstance(
             self.limit, anyio.CapacityLimiter
         ):
             self._width = float("inf")  # the feeder starts workers, and not too many
-            feeder = loop.create_task(self._feed())
+            feeder = self._turn.create_task(loop, self._feed())
             self.crew.children.add(feeder, iter(()), self._feeder_ended, self._context)
         else:
             self._source = enumerate(_isolated(self.items))
@@ -148,7 +150,7 @@ class Pool(Generic[T]):
     ) -> asyncio.Task[None]:
         children = self.crew.children
         self._workers += 1
-        worker = children.loop.create_task(self._work(source), context=context)
+        worker = self._turn.create_task(children.loop, self._work(source), context)
         children.add(worker, source, self._worker_ended, self._context)
         return worker
 

@@ -48,7 +48,7 @@ class _Stream(Generic[T, R]):
                 f"{_OWNER} can be entered once; call it again for another run"
             )
         self._pool = self._make_pool(record=self._record, idle=self._wake_reader)
-        self._pool.open()
+        await self._pool.open()
         self._entered = True
         return self
 

@@ -30,8 +30,8 @@ class Turn:
     Attributes:
         ends: When it is spent, on `time.perf_counter`; minus infinity while nobody has
             begun to spend it, so that one comparison serves the hot path.
-        starting: Whether somebody on this stack starts children eagerly. Who finds it
-            set does not: recursion would go as deep as calls are nested.
+        starting: Whether somebody on this stack starts children, maybe eagerly. Who finds
+            it set does not: recursion would go as deep as calls are nested.
     """
 
     ends: float = attrs.field(default=float("-inf"), init=False)
@@ -44,6 +44,24 @@ class Turn:
         self.ends = perf_counter() + SLICE
         loop.call_soon(self._close, context=Context())
         return False
+
+    def create_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any],
+        context: Context | None = None,
+    ) -> asyncio.Task[Any]:
+        """Create a task as the loop does: at once, if its factory is an eager one."""
+        nested, self.starting = self.starting, True
+        try:
+            return loop.create_task(coro, context=context)
+        finally:
+            self.starting = nested
+
+    async def leave_stack(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait a turn, if an eager factory would recurse as deep as calls are nested."""
+        if self.starting and loop.get_task_factory() is not None:
+            await asyncio.sleep(0)
 
     def _close(self) -> None:
         self.ends = float("-inf")

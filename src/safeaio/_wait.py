@@ -14,8 +14,8 @@
 # 5. The host's `cancelling()` is never touched, and is compared with its value on entry:
 #    the host may have been cancelled before, and be in its cleanup now.
 # 6. On GeneratorExit the children are cancelled, not awaited: Python allows no more.
-# 7. Nothing awaits inside an `except` block: a CancelledError raised there would get the
-#    earlier one as `__context__`, by which anyio takes a native cancel for its own.
+# 7. Nothing awaits inside an `except` block, and a native cancel leaves without the
+#    scope's as `__context__`: by that, anyio would take it for the scope's own.
 
 import asyncio
 import warnings
@@ -110,13 +110,17 @@ class Children(Generic[K]):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def wait(self) -> None:
+    async def wait(self, cancel: asyncio.CancelledError | None = None) -> None:
         """Wait until no child is left; cancelled meanwhile, cancel them and wait on.
+
+        Args:
+            cancel: A cancel of the host that has arrived already.
 
         Raises:
             asyncio.CancelledError: The host's own cancel, after the last child ended.
         """
-        cancel = await self._wait_or_cancel()
+        if cancel is None:
+            cancel = await self._wait_or_cancel()
         if cancel is None:
             return
         # A child that read the scope's mark would take our native cancel for the scope's.
@@ -126,10 +130,12 @@ class Children(Generic[K]):
         with anyio.CancelScope(shield=True):  # 4
             while self.running:  # 2
                 cancel = foremost(cancel, await self._wait_or_cancel())
+        context = cancel.__context__
         try:
             raise cancel
         finally:
-            del cancel  # its traceback holds this frame
+            cancel.__context__ = context  # 7
+            del cancel, context  # their tracebacks hold this frame
 
     async def _wait_or_cancel(self) -> asyncio.CancelledError | None:
         try:
@@ -137,7 +143,8 @@ class Children(Generic[K]):
                 self._waiter = self.loop.create_future()
                 await self._waiter
         except asyncio.CancelledError as exc:
-            return exc  # 7
+            exc.__context__ = None  # 7
+            return exc
         except BaseException:
             self.cancel()  # 6
             raise

@@ -92,7 +92,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, start: float = 0.0, *, idle_timeout: float | None = 5.0) -> None:
         self._clock = _ClockSelector(start, idle_timeout)
-        self.ticks = 0
+        self.ticks: int = 0
         self.on_tick: Callable[[], object] | None = None
         super().__init__(self._clock)
 

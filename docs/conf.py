@@ -7,7 +7,6 @@ copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = "safeaio"
-exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
 suppress_warnings = ["myst.strikethrough"]

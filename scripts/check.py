@@ -199,9 +199,7 @@ def _lint(python: str) -> str:
 
 def _docs(python: str) -> str:
     inside = environment(python, "docs", ("docs",))
-    return _last_line(
-        _check(inside, "-m", "sphinx", "-nWq", "docs", "docs/_build/html")
-    )
+    return _last_line(_check(inside, "-m", "sphinx", "-nWq", "docs", VENVS / "html"))
 
 
 def _package(python: str) -> str:
@@ -241,9 +239,11 @@ def bench() -> int:
     status = 0
     for version in chosen:
         inside = environment(pythons[version], f"bench-{version}", ("bench",))
+        figures = VENVS / f"bench-{version}.json"
         status |= subprocess.run(
-            [inside, "-m", "benchmarks"], cwd=ROOT, check=False
+            [inside, "-m", "benchmarks", "--json", figures], cwd=ROOT, check=False
         ).returncode
+        print(f"every figure is in {figures.relative_to(ROOT)}")
     return status
 
 

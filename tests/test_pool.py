@@ -1057,6 +1057,46 @@ async def test_failing_call_leaves_no_cycle(
     assert not any(alive)
 
 
+@both
+@any_limit
+@pytest.mark.parametrize("return_exceptions", [False, True])
+async def test_failed_task_is_part_of_no_cycle(
+    run_all: RunAll, limit_of: Callable[[int], Any], return_exceptions: bool
+) -> None:
+    """Not even if the error leaves the task, or stands among the results that it returns."""
+
+    class Error(Exception):
+        pass
+
+    async def call(item: int) -> None:
+        await asyncio.sleep(0)
+        error = Error()
+        errors.append(ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    async def run() -> object:
+        return await run_all(
+            call, range(3), limit=limit_of(1), return_exceptions=return_exceptions
+        )
+
+    errors: list[ref[Error]] = []
+    gc.collect()
+    gc.disable()
+    try:
+        task = asyncio.create_task(run())
+        await asyncio.wait([task])
+        assert return_exceptions is (task.exception() is None)
+        del task
+        await settle(3)
+        alive = [error() for error in errors]
+    finally:
+        gc.enable()
+    assert alive == [None] * (3 if return_exceptions else 1)
+
+
 name: ContextVar[Any] = ContextVar("name", default="nobody")
 
 

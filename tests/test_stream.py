@@ -815,3 +815,24 @@ def test_against_a_model(
 
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         runner.run(main())
+
+
+@pytest.mark.parametrize("where", ["reading", "body"])
+async def test_coroutine_that_is_closed_in_the_block(where: str) -> None:
+    """The calls are told to stop; nobody can wait for them any more."""
+    calls = Calls()
+
+    async def block() -> None:
+        async with bounded_stream(calls, range(3), limit=2) as stream:
+            if where == "reading":
+                await anext(stream)
+            await asyncio.get_running_loop().create_future()
+
+    coro = block()
+    waits_for = coro.send(None)  # as a task would, but one that gives up on it
+    assert asyncio.isfuture(waits_for)
+    await settle()
+    assert calls.running == [0, 1]
+    coro.close()
+    await settle()
+    assert calls.cleaned == [0, 1]

@@ -477,13 +477,13 @@ def test_leaves_no_cycle(cancelled: bool) -> None:
         refs.append(weakref.ref(children))
         if cancelled:
             children.loop.call_soon(
-                partial(children.loop.call_soon, children.host.cancel)
+                partial(children.loop.call_soon, current_task().cancel)
             )
         try:
             await children.wait()
         except asyncio.CancelledError as exc:
             refs.append(weakref.ref(exc))
-            children.host.uncancel()
+            current_task().uncancel()
 
     gc.collect()
     gc.disable()

@@ -84,14 +84,10 @@ class Crew(Generic[K]):
         self._left = isinstance(leaving, GeneratorExit)
         self.report(hidden)
         if error is not None and error is not leaving:
-            context = error.__context__
             try:
                 raise error
             finally:
-                if error is cancel:
-                    error.__context__ = context  # invariant 7 of _wait
-                # Their tracebacks hold this frame.
-                del error, cancel, leaving, hidden, context
+                del error, cancel, leaving, hidden  # their tracebacks hold this frame
 
     def report(self, failures: list[Failure]) -> None:
         """Hand errors that nobody will see raised to the loop's exception handler."""

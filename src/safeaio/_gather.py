@@ -237,9 +237,9 @@ def bounded_gather(
 
     Cancellation:
         Cancelling the caller, natively or through an anyio scope, cancels every child
-        once and waits until all have ended; their cleanup completes. Coroutines that
-        have not started are closed. Results are lost. If every child ends without
-        suspending, this does not checkpoint.
+        once and waits until all have ended; the cleanup that this starts completes.
+        Coroutines that have not started are closed. Results are lost. If every child
+        ends without suspending, this does not checkpoint.
     """
     try:
         check_limit(OWNER, limit, unbounded=True)

@@ -199,6 +199,7 @@ class GatherCall:
         error = outcome(feeder)
         if error is not None:
             self._crew.fail("the wait for a token of the limiter", error)
+        del error  # if it is a cancel, its traceback holds this frame
         if not children.running:
             children.wake()
 

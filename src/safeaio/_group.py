@@ -141,10 +141,13 @@ class BoundedGroup:
             self._crew.fail(name, error)
             del error  # if it is a cancel, its traceback holds this frame
         if children.cancelled and self._in_body and not self._body_cancelled:
-            self._body_cancelled = True
-            children.host.cancel()
+            self._cancel_body()
         if not children.running:
             children.wake()
+
+    def _cancel_body(self) -> None:
+        host = self._crew.children.host
+        self._body_cancelled = host is not None and host.cancel()
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -185,13 +188,13 @@ class BoundedGroup:
     ) -> asyncio.CancelledError | None:
         """Take back our cancel of the body, and return one that somebody else has sent."""
         cancel = exc if isinstance(exc, asyncio.CancelledError) else None
-        if not self._body_cancelled:
+        host = self._crew.children.host
+        if host is None or not self._body_cancelled:
             return cancel
-        children = self._crew.children
-        children.host.uncancel()
+        host.uncancel()
         if cancel is None or from_scope(cancel):
             return cancel
-        if not children.host_cancelled:
+        if not self._crew.children.host_cancelled:
             return None
         # Another cancel came with ours. A scope's own is about to come again, and has to
         # be the one that leaves: the scope would not know ours.
@@ -244,9 +247,9 @@ def bounded_group(
 
     Cancellation:
         Cancelling the body, or the task while it leaves the block, cancels every child
-        once and waits until all have ended; their cleanup completes. The first failure
-        of a child does the same, and cancels the body once; that cancel is taken back
-        when the body ends, and does not leave the block.
+        once and waits until all have ended; the cleanup that this starts completes.
+        The first failure of a child does the same, and cancels the body once; that
+        cancel is taken back when the body ends, and does not leave the block.
     """
     check_limit(_OWNER, limit, unbounded=True)
     if isinstance(limit, anyio.CapacityLimiter):

@@ -1,6 +1,7 @@
 """How many children may run at once: a number, or tokens of a shared `anyio.CapacityLimiter`."""
 
 import asyncio
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from math import isnan
 from typing import Any, TypeAlias, final
@@ -57,11 +58,11 @@ class Token:
         Cancellation:
             Nothing is held then. Does not checkpoint if the token is free.
         """
-        try:
+        with suppress(anyio.WouldBlock):
             self.acquire_nowait()
-        except anyio.WouldBlock:
-            await self.limiter.acquire_on_behalf_of(self)
-            self._held = True
+            return
+        await self.limiter.acquire_on_behalf_of(self)
+        self._held = True
 
     def acquire_nowait(self) -> None:
         """Take the token if it is free.

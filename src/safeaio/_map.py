@@ -48,8 +48,8 @@ def bounded_map(
 ) -> Coroutine[Any, Any, list[Any]]:
     """Call `func` on every item, at most `limit` at once, and return the results in order.
 
-    The source is pulled as slots become free, so that beside the results no more is
-    alive than `limit` calls, however long it is.
+    The source is pulled as slots become free, so that what is alive beside the results
+    does not depend on how long it is.
 
     >>> import asyncio
     >>> async def double(n: int) -> int:
@@ -88,8 +88,9 @@ def bounded_map(
 
     Cancellation:
         Cancelling the caller, natively or through an anyio scope, cancels every running
-        call once and waits until all have ended; their cleanup completes. Results are
-        lost. Calls that never suspend let the loop turn every few milliseconds.
+        call once and waits until all have ended; the cleanup that this starts
+        completes. Results are lost. Calls that never suspend let the loop turn every
+        few milliseconds.
     """
     check_source(_OWNER, func, items, limit, rate)
     coro: Any = _map(func, items, limit, rate, return_exceptions)

@@ -177,6 +177,8 @@ class Pool(Generic[T]):
                 except GeneratorExit:
                     raise
                 except BaseException as exc:  # noqa: BLE001 - kept, or raised by the call
+                    # Not with this frame, which holds the results, and so may hold it.
+                    exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
                     if not self._stores(index, exc):
                         return
                     result = exc
@@ -210,6 +212,9 @@ class Pool(Generic[T]):
             if between_items:
                 raise
             self.crew.fail(_SOURCE, exc)
+        finally:
+            result = None
+            del self, results  # errors that are kept as results hold this frame
 
     async def _rest(self) -> None:
         """Let the loop turn."""
@@ -258,12 +263,14 @@ class Pool(Generic[T]):
             for index, item in source:  # cancelled before its first step
                 if self._stores(index, error) and not self.crew.children.cancelled:
                     self.record(index, item, error)  # 1
+        del error  # if it is a cancel, its traceback holds this frame
         self._child_ended(worker)
 
     def _feeder_ended(self, feeder: asyncio.Future[None]) -> None:
         error = outcome(feeder)
         if error is not None:
             self.crew.fail(_SOURCE, error)
+        del error  # as above
         self._child_ended(feeder)
 
     def _child_ended(self, child: asyncio.Future[None]) -> None:

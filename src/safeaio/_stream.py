@@ -118,15 +118,20 @@ class _Stream(Generic[T, R]):
         self._exited = True
         crew = self._pool.crew
         crew.children.cancel()
-        cancel = await crew.wait(
-            exc if isinstance(exc, asyncio.CancelledError) else None
-        )
-        self._ready.clear()
-        if self._failure_read:
-            crew.failures.clear()
-        if exc is not None and exc is not cancel:
-            crew.failures.add_first(Failure("the body", exc))
-        crew.conclude(cancel, leaving=exc)
+        cancel = exc if isinstance(exc, asyncio.CancelledError) else None
+        try:
+            if not isinstance(exc, GeneratorExit):
+                cancel = await crew.wait(cancel)
+            self._ready.clear()
+            if self._failure_read:
+                crew.failures.clear()
+            if exc is not None and exc is not cancel:
+                crew.failures.add_first(Failure("the body", exc))
+            crew.conclude(cancel, leaving=exc)
+        finally:
+            if self._pool.finished:
+                del self._pool  # it holds this
+            del exc, cancel  # their tracebacks hold this frame
 
 
 @overload
@@ -215,8 +220,8 @@ def bounded_stream(
 
     Cancellation:
         Leaving the block, for whatever reason, cancels every running call once and
-        waits until all have ended; their cleanup completes. A cancelled read loses no
-        result.
+        waits until all have ended; the cleanup that this starts completes. A cancelled
+        read loses no result.
     """
     check_source(_OWNER, func, items, limit, rate)
     if buffer is not None:

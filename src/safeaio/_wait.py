@@ -14,14 +14,15 @@
 # 5. The host's `cancelling()` is never touched, and is compared with its value on entry:
 #    the host may have been cancelled before, and be in its cleanup now.
 # 6. On GeneratorExit the children are cancelled, not awaited: Python allows no more.
-# 7. Nothing awaits inside an `except` block, and a native cancel leaves without the
-#    scope's as `__context__`: by that, anyio would take it for the scope's own.
+# 7. Nothing awaits inside an `except` block: a CancelledError raised there would get the
+#    earlier one as `__context__`, by which anyio takes a native cancel for its own.
 
 import asyncio
 import warnings
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Generic, TypeVar, final
+from weakref import ref
 
 import anyio
 import attrs
@@ -61,7 +62,7 @@ class Children(Generic[K]):
     """
 
     owner: str
-    host: asyncio.Task[Any] = attrs.field(factory=current_task)
+    _host: ref[asyncio.Task[Any]] = attrs.field(init=False)
     loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
     running: dict[asyncio.Future[Any], K] = attrs.field(
         factory=dict[asyncio.Future[Any], K], init=False
@@ -72,12 +73,20 @@ class Children(Generic[K]):
     _alarm: asyncio.TimerHandle | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._entry = self.host.cancelling()
+        host = current_task()
+        self._host = ref(host)  # its error will hold frames that hold this
+        self._entry = host.cancelling()
+
+    @property
+    def host(self) -> asyncio.Task[Any] | None:
+        """The task that made this object; None if it has given up on the coroutine."""
+        return self._host()
 
     @property
     def host_cancelled(self) -> bool:
         """Whether the host has been cancelled since it made this object."""
-        return self.host.cancelling() != self._entry  # 5
+        host = self.host
+        return host is not None and host.cancelling() != self._entry  # 5
 
     def add(
         self,
@@ -130,12 +139,10 @@ class Children(Generic[K]):
         with anyio.CancelScope(shield=True):  # 4
             while self.running:  # 2
                 cancel = foremost(cancel, await self._wait_or_cancel())
-        context = cancel.__context__
         try:
             raise cancel
         finally:
-            cancel.__context__ = context  # 7
-            del cancel, context  # their tracebacks hold this frame
+            del cancel  # its traceback holds this frame
 
     async def _wait_or_cancel(self) -> asyncio.CancelledError | None:
         try:
@@ -143,8 +150,7 @@ class Children(Generic[K]):
                 self._waiter = self.loop.create_future()
                 await self._waiter
         except asyncio.CancelledError as exc:
-            exc.__context__ = None  # 7
-            return exc
+            return exc  # 7
         except BaseException:
             self.cancel()  # 6
             raise

@@ -11,6 +11,7 @@ import attrs
 
 from safeaio import bounded_gather, bounded_map, bounded_stream
 
+from . import cleanup
 from .gaps import Gaps, longest_gaps
 from .memory import peak_memory
 from .race import NEVER, ONCE, never, once
@@ -206,6 +207,12 @@ async def _cpu_gap(name: str, run: Run, figures: Figures) -> float:
     return (await figures.gaps(name, run)).cpu * 1000
 
 
+async def _cleanup_cost(
+    ours: cleanup.Timed, by_hand: cleanup.Timed, n: int, figures: Figures
+) -> float:
+    return await cleanup.ratio(ours, by_hand, n // figures.scale, figures.plan.repeats)
+
+
 async def _import_time(figures: Figures) -> float:
     """Return the milliseconds that the import adds to a process which has anyio."""
     times = [await _time_import() for _ in range(1 + figures.samples * 10)]
@@ -263,6 +270,39 @@ GOALS = [
         )
         for name, run in ((BOUNDED_MAP, _map), (BOUNDED_STREAM, _stream))
         for clock, gap in (("wall clock", _wall_gap), ("CPU time", _cpu_gap))
+    ],
+    *[
+        Goal(name, partial(_cleanup_cost, ours, by_hand, n), "x", at_most=bound)
+        for name, ours, by_hand, n, bound in (
+            (
+                "cleanup_scope, empty: time over timeout(None) + AsyncExitStack",
+                cleanup.by_scope,
+                cleanup.by_hand,
+                20_000,
+                3,
+            ),
+            (
+                "cleanup_scope, empty: the same, both with a deadline",
+                cleanup.by_scope_with_deadline,
+                cleanup.by_hand_with_deadline,
+                20_000,
+                2,
+            ),
+            (
+                "cleanup_scope, an async call: the same, with a shielded task by hand",
+                cleanup.by_scope_with_call,
+                cleanup.by_hand_with_call,
+                5_000,
+                1.5,
+            ),
+            (
+                "cancel_and_wait: time over cancel + asyncio.wait (10,000 tasks)",
+                cleanup.cancel_by_one_call,
+                cleanup.cancel_by_hand,
+                10_000,
+                1.2,
+            ),
+        )
     ],
     Goal(
         "import safeaio: time after asyncio and anyio", _import_time, "ms", at_most=40

@@ -17,7 +17,7 @@ nitpick_ignore_regex = [
     ("py:obj", r"(?!safeaio).*"),
     # Of other projects: to link them would need their inventories, and a network.
     ("py:.*", r"(anyio|asyncio|collections|warnings)\..*"),
-    ("py:class", r"AbstractAsyncContextManager|[TR]"),
+    ("py:class", r"Abstract(Async)?ContextManager|[TR]"),
 ]
 autodoc_member_order = "bysource"
 # Signatures are written out in reference.md: those of overloads would fill pages.

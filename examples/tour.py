@@ -11,12 +11,14 @@ import json
 import sys
 from collections.abc import Callable
 
+import tour_cleanup
 import tour_fetch
 from tour_stage import Report, Stage
 
 CHAPTERS: list[Callable[[Stage], Report]] = [
     tour_fetch.everything,
     tour_fetch.first_failure,
+    tour_cleanup.second_cancel,
 ]
 
 

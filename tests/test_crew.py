@@ -1,13 +1,16 @@
 """Children whose first failure stops the rest."""
 
 import asyncio
+import inspect
 from collections.abc import Generator
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 import pytest
 
-from safeaio._crew import Carried, Crew, carry, outcome, uncarried
+from safeaio._crew import Carried, Crew, carry, error_of, let_go, uncarried
+from safeaio._wait import Children
 from safeaio.testing import VirtualClockLoop
 
 Reports = list[dict[str, Any]]
@@ -23,7 +26,7 @@ async def fail(error: BaseException) -> None:
 
 def start(crew: Crew[str], name: str, work: Any) -> asyncio.Task[Any]:
     def ended(child: asyncio.Future[Any]) -> None:
-        error = outcome(child)
+        error = error_of(child)
         if error is not None:
             crew.fail(crew.children.running[child], error)
         del crew.children.running[child]
@@ -173,10 +176,10 @@ async def test_interrupt_is_carried_as_a_value(interrupt: type[BaseException]) -
     carried = task.exception()
     assert isinstance(carried, Carried)
     assert uncarried(carried) is error
-    assert outcome(task) is error
+    assert error_of(task) is error
 
 
-async def test_outcome() -> None:
+async def test_error_of() -> None:
     """What a child raised, its cancel included; None for a result."""
     error = ValueError("x")
     works = [asyncio.sleep(0), fail(error), forever()]
@@ -184,8 +187,59 @@ async def test_outcome() -> None:
     await asyncio.wait(tasks[:2])
     tasks[2].cancel("stop")
     await asyncio.wait(tasks)
-    assert outcome(tasks[0]) is None
-    assert outcome(tasks[1]) is error
-    cancel = outcome(tasks[2])
+    assert error_of(tasks[0]) is None
+    assert error_of(tasks[1]) is error
+    cancel = error_of(tasks[2])
     assert isinstance(cancel, asyncio.CancelledError)
     assert cancel.args == ("stop",)
+
+
+def carried_by(work: Any) -> Children[Any]:
+    children = Children[Any]("owner()")
+    task = children.loop.create_task(carry(work))
+    children.add(task, work, partial(let_go, children), Context())
+    return children
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_let_go_closes_what_never_started(turns: int) -> None:
+    """Cancelled before or after its first step, no coroutine is left behind."""
+    work = forever()
+    children = carried_by(work)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    children.cancel()
+    await children.wait()
+    assert inspect.getcoroutinestate(work) == inspect.CORO_CLOSED
+    assert not children.running
+
+
+async def test_let_go_closes_nothing_else() -> None:
+    """An awaitable that is no coroutine, or one that ran to its end, is left alone."""
+
+    class Counted(Custom):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    work = Counted()
+    children = carried_by(work)
+    children.cancel()
+    await children.wait()
+    assert work.closed == 0
+    children = carried_by(asyncio.sleep(0))
+    await children.wait()
+    assert not children.running
+
+
+async def test_let_go_after_it_was_abandoned() -> None:
+    """A child that nobody waits for any more ends as any task does."""
+    children = carried_by(forever())
+    await asyncio.sleep(0)
+    (task,) = children.running
+    children.cancel()
+    (report,) = children.abandon(1.0)
+    assert "forever" in report
+    await asyncio.wait([task])
+    assert task.cancelled()

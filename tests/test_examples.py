@@ -65,6 +65,22 @@ def test_gather_outlives_its_first_error(numbers: Numbers, way: str) -> None:
     assert row["requests in the next second"] > 0
 
 
+def test_cleanup_scope_leaves_no_debris(numbers: Numbers) -> None:
+    """Cancelled twice, it still says goodbye, stops its process and removes its file."""
+    row = numbers["second_cancel"]["cleanup_scope"]
+    assert row.pop("way") == "cleanup_scope"
+    assert row.pop("steps done") == 3
+    assert set(row.values()) == {0}
+
+
+@pytest.mark.parametrize("way", ["try/finally", "asyncio.shield"])
+def test_raw_cleanup_leaves_debris(numbers: Numbers, way: str) -> None:
+    """The second cancel cuts it, or lets the service end before it."""
+    row = numbers["second_cancel"][way]
+    assert row["steps done"] < 3
+    assert row["files left"] == row["processes left"] == 1
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
 )

@@ -7,11 +7,21 @@ from copy import copy
 import pytest
 
 from safeaio import exceptions
-from safeaio.exceptions import ChildCancelled, SafeaioError, TaskStuckWarning
+from safeaio.exceptions import (
+    CancellationSwallowedWarning,
+    ChildCancelled,
+    CleanupError,
+    SafeaioError,
+    TaskStuckError,
+    TaskStuckWarning,
+)
 
 EXAMPLES = [
     SafeaioError("x"),
+    CancellationSwallowedWarning("went on"),
     ChildCancelled("argument 3"),
+    CleanupError("cleanup failed", [ValueError(1), TimeoutError(2)]),
+    TaskStuckError(("one hangs", "another one, too")),
     TaskStuckWarning("hangs"),
 ]
 
@@ -48,7 +58,7 @@ def test_tree_is_the_one_that_is_drawn() -> None:
     parents: list[str] = []
     drawn: set[tuple[str, str]] = set()
     for line in drawing.strip().splitlines():
-        name = line.lstrip(" │├└─")
+        name = line.lstrip(" │├└─").partition(" ")[0]
         depth = (len(line) - len(name)) // 4
         del parents[depth:]
         if parents:
@@ -56,7 +66,10 @@ def test_tree_is_the_one_that_is_drawn() -> None:
         parents.append(name)
     bases = {(base.__name__, cls.__name__) for cls in ours() for base in cls.__bases__}
     assert bases <= drawn
-    assert drawn - bases == {("Warning", "RuntimeWarning")}
+    assert drawn - bases == {
+        ("Exception", "ExceptionGroup"),
+        ("Warning", "RuntimeWarning"),
+    }
 
 
 def test_child_cancelled_names_the_child() -> None:

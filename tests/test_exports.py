@@ -8,14 +8,21 @@ def test_public_names() -> None:
     """These names, and no others, are public."""
     assert safeaio.__all__ == [
         "BoundedGroup",
+        "CancellationSwallowedWarning",
         "ChildCancelled",
+        "CleanupError",
+        "CleanupScope",
         "RateLimiter",
         "SafeaioError",
+        "TaskStuckError",
         "TaskStuckWarning",
         "bounded_gather",
         "bounded_group",
         "bounded_map",
         "bounded_stream",
+        "cancel_and_wait",
+        "cleanup_scope",
+        "shielded",
     ]
     assert all(hasattr(safeaio, name) for name in safeaio.__all__)
 

@@ -1004,8 +1004,9 @@ async def test_child_in_its_cleanup_gets_the_one_cancel_there() -> None:
                 await forever()
             except asyncio.CancelledError:
                 lines.append("cancelled in cleanup")
-            await give(None, 5)
-            lines.append("cleaned up")
+                await give(None, 5)
+                lines.append("cleaned up")
+                raise
 
     task = asyncio.create_task(bounded_gather(child()))
     await give(None, 3)
@@ -1300,13 +1301,14 @@ async def test_stuck_child_is_reported(reported: list[Any]) -> None:
     loop = asyncio.get_running_loop()
     cancels: list[float] = []
 
-    async def stubborn() -> str:
-        while len(cancels) < 4:
+    async def stubborn() -> None:
+        while True:
             try:
                 await forever()
             except asyncio.CancelledError:
                 cancels.append(loop.time())
-        return "ended"
+                if len(cancels) == 4:
+                    raise
 
     with pytest.warns(TaskStuckWarning) as caught, pytest.raises(Boom):
         await bounded_gather(stubborn(), fail(Boom()))

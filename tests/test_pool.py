@@ -23,7 +23,13 @@ from weakref import ref
 import anyio
 import pytest
 
-from safeaio import ChildCancelled, RateLimiter, bounded_map, bounded_stream
+from safeaio import (
+    CancellationSwallowedWarning,
+    ChildCancelled,
+    RateLimiter,
+    bounded_map,
+    bounded_stream,
+)
 
 RunAll = Callable[..., Coroutine[Any, Any, list[Any]]]
 Reports = list[dict[str, Any]]
@@ -450,7 +456,7 @@ async def test_nothing_is_pulled_after_a_failure_at_once(
 async def test_source_that_swallows_the_cancel_is_left_alone(
     run_all: RunAll, limit_of: Callable[[int], Any]
 ) -> None:
-    """A source that answers its cancel with an item is not asked for another."""
+    """A source that answers its cancel with an item is named, not asked for another."""
     answers: list[str] = []
 
     async def stubborn() -> AsyncIterator[int]:
@@ -466,7 +472,10 @@ async def test_source_that_swallows_the_cancel_is_left_alone(
     task = asyncio.create_task(run_all(calls, stubborn(), limit=limit_of(3)))
     await settle()
     calls.fail(0, OSError("broken"))
-    with pytest.raises(OSError, match="broken"):
+    with (
+        pytest.warns(CancellationSwallowedWarning, match="in stubborn"),
+        pytest.raises(OSError, match="broken"),
+    ):
         await task
     assert answers == ["swallowed"]
     assert calls.started == [0]

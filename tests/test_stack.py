@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from safeaio import bounded_gather, bounded_map
-from safeaio._stack import suspended_at
+from safeaio._stack import codes_of, shown, suspended_at, trace_of
 
 
 async def innermost() -> None:
@@ -119,3 +119,48 @@ async def test_before_and_after() -> None:
     task.cancel()
     await asyncio.wait([task])
     assert suspended_at(task) == ""
+
+
+async def test_of_a_task_whose_coroutine_was_closed() -> None:
+    """A coroutine that somebody has closed has no frame left to show."""
+    task = asyncio.get_running_loop().create_task(innermost())
+    await asyncio.sleep(0)
+    task.get_coro().close()  # type: ignore[union-attr]
+    assert trace_of(task) == ()
+    assert shown(()) == suspended_at(task) == ""
+    task.cancel()
+    with pytest.raises((RuntimeError, asyncio.CancelledError)):
+        await task
+
+
+async def test_of_a_task_that_its_first_step_has_ended() -> None:
+    """It stands nowhere; some versions of Python crash if they are asked."""
+
+    async def at_once() -> None:
+        pass
+
+    task = asyncio.create_task(at_once())
+    await asyncio.sleep(0)
+    assert trace_of(task) == ()
+
+
+async def test_trace_tells_what_frames_tell() -> None:
+    """Formatted later, it shows the lines at which the task stood."""
+    task = asyncio.create_task(through_coroutine())
+    await asyncio.sleep(0)
+    trace, text = trace_of(task), suspended_at(task)
+    (frame,) = task.get_stack()
+    assert codes_of(trace)[0] is frame.f_code
+    assert f'"{__file__}", line {frame.f_lineno}, in through_coroutine' in text
+    del frame
+    task.cancel()
+    await asyncio.wait([task])
+    assert shown(trace) == text
+
+
+def test_offset_without_a_line() -> None:
+    """Code that Python made up has no line; that of the function stands for it."""
+    code = innermost.__code__.replace(co_linetable=b"")
+    for start in (0, 2):
+        text = shown((code, start))
+        assert f"line {code.co_firstlineno}, in innermost" in text

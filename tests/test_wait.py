@@ -12,7 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from safeaio._wait import STUCK_AFTER, Children, current_task, foremost, from_scope
+from safeaio._foremost import foremost, from_scope
+from safeaio._wait import STUCK_AFTER, Children, current_task
 from safeaio.exceptions import TaskStuckWarning
 from safeaio.testing import Run, VirtualClockLoop, cancel_sweep
 
@@ -66,6 +67,8 @@ class Patient:
             except asyncio.CancelledError as exc:
                 self.cancels.append(exc)
         self.ended = True
+        if self.cancels:
+            raise asyncio.CancelledError
 
 
 async def raised_by(
@@ -375,11 +378,13 @@ async def test_quick_children_cost_no_timer() -> None:
 
 
 async def stubborn(cancels: list[float], most: int) -> None:
-    while len(cancels) < most:
+    while True:
         try:
             await forever()
         except asyncio.CancelledError:
             cancels.append(asyncio.get_running_loop().time())
+            if len(cancels) == most:
+                raise
 
 
 @pytest.mark.virtual_time
@@ -465,6 +470,94 @@ async def test_stuck_while_the_host_is_cancelled(reported: Reports) -> None:
     assert raised.args == ("host",)
     assert cancels == [0, 10]
     assert len(reported) == 1
+
+
+@pytest.mark.virtual_time
+async def test_done_but_not_told_yet_is_not_reported(reported: Reports) -> None:
+    """Neither the alarm nor whoever gives up lists a child that is done."""
+    done: asyncio.Future[None] = asyncio.Future()
+    other: asyncio.Future[None] = asyncio.Future()
+    children = Children[str]("owner()")
+    for future in (done, other):
+        children.add(future, "child", children.ended, Context())
+    done.set_result(None)
+    with pytest.warns(TaskStuckWarning) as caught:
+        children._report_stuck(0.0, STUCK_AFTER)
+    assert len(caught) == len(reported) == 1
+    assert repr(done) not in str(caught[0].message)
+    again: asyncio.Future[None] = asyncio.Future()
+    children.add(again, "child", children.ended, Context())
+    again.set_result(None)
+    assert children.abandon(1.0) == ()
+    await children.wait()
+    assert active_timers(children.loop) == []
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("stuck_after", "expected"), [(3.0, 3), (None, 0)])
+async def test_the_interval_is_the_owners(
+    stuck_after: float | None, expected: int, reported: Reports
+) -> None:
+    """Reports come `stuck_after` seconds apart, or not at all."""
+
+    class Deaf(asyncio.Future[None]):
+        def cancel(self, msg: Any = None) -> bool:
+            return False
+
+    children = Children[str]("owner()", stuck_after)
+    future = Deaf()
+    add(children, future)
+    children.loop.call_at(10.0, future.set_result, None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        children.cancel()
+        await children.wait()
+    assert len(caught) == len(reported) == expected
+    assert active_timers(children.loop) == []
+
+
+async def test_shielded_children_are_not_cancelled() -> None:
+    """A wait may shield them: the host's cancel is kept, and they run to their end."""
+    patient = Patient()
+    ended: list[str] = []
+
+    async def child() -> None:
+        await turns(9)
+        ended.append("child")
+
+    async def main() -> None:
+        children = children_of(child(), patient.run(), turns(1))
+        children.loop.call_soon(
+            lambda: [one.cancel() for one in tuple(children.running)[1:2]]
+        )
+        await children.wait(shielded=True)
+
+    raised = await raised_by(main(), *[lambda task: task.cancel("host")] * 3)
+    assert raised.args == ("host",)
+    assert ended == ["child"]
+    assert patient.ended
+    assert len(patient.cancels) == 1
+
+
+async def test_abandoned() -> None:
+    """Whoever gives up gets a report of each child, and waits for none of them."""
+    patients = [Patient(), Patient()]
+    children = Children[str]("owner()", None)
+    tasks = [asyncio.create_task(patient.run()) for patient in patients]
+    for task in tasks:
+        children.add(task, "child", children.ended, Context())
+    await turns(1)
+    children.cancel()
+    children.loop.call_soon(lambda: reports.extend(children.abandon(2.5)))
+    reports: list[str] = []
+    await children.wait()
+    assert not any(patient.ended for patient in patients)
+    for task, report in zip(tasks, reports, strict=True):
+        assert f"task {task.get_name()!r}, still running 2.5 s after" in report
+        assert "in forever" in report or "in turns" in report
+    await asyncio.wait(tasks)
+    assert all(patient.ended for patient in patients)
+    assert not children.running
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

@@ -1,6 +1,7 @@
 """The children of one call, where the first failure stops the rest."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Coroutine
 from typing import Any, Generic, TypeVar, final
 
@@ -124,6 +125,14 @@ def carry(work: Awaitable[T]) -> Coroutine[Any, Any, T]:
     return coro  # type: ignore[no-any-return]
 
 
+def let_go(children: Children[Awaitable[Any]], child: asyncio.Future[Any]) -> None:
+    """Take out a carried child, and close what it never took; a done callback."""
+    work = children.running.get(child)
+    if child.cancelled() and inspect.iscoroutine(work):
+        work.close()
+    children.ended(child)
+
+
 async def _carry(work: Awaitable[T]) -> T:
     try:
         return await work
@@ -131,7 +140,7 @@ async def _carry(work: Awaitable[T]) -> T:
         raise Carried(exc) from None
 
 
-def outcome(task: asyncio.Future[Any]) -> BaseException | None:
+def error_of(task: asyncio.Future[Any]) -> BaseException | None:
     """Return what a finished child raised, its cancel included."""
     try:
         error = task.exception()

@@ -36,7 +36,7 @@ class Failure:
 class Failures:
     """What the children of one call raised, in the order in which it happened."""
 
-    _by_error: dict[int, Failure] = attrs.field(factory=dict[int, Failure], init=False)
+    _by_error: dict[int, Failure] = attrs.field(factory=lambda: {}, init=False)
 
     def __bool__(self) -> bool:
         return bool(self._by_error)

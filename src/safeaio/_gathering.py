@@ -10,10 +10,10 @@ from typing import Any, cast, final
 import anyio
 import attrs
 
-from ._crew import Crew, carry, outcome, uncarried
+from ._crew import Crew, carry, error_of, uncarried
+from ._foremost import from_scope
 from ._limit import LimitOrNone, Token, refuse_nested, token_chain
 from ._turn import CreateTask, Turn, eager_start, turn_of
-from ._wait import from_scope
 
 OWNER = "bounded_gather()"
 _FEEDER = -1  # the key of the task that waits for tokens; a child's is its position
@@ -33,7 +33,7 @@ class GatherCall:
     _free: float = attrs.field(
         default=float("-inf"), init=False
     )  # the feeder counts tokens
-    _results: list[Any] = attrs.field(factory=list[Any], init=False)
+    _results: list[Any] = attrs.field(factory=lambda: [], init=False)
     _crew: Crew[int] = attrs.field(init=False)
     _context: Context = attrs.field(init=False)
     _turn: Turn = attrs.field(init=False)
@@ -196,7 +196,7 @@ class GatherCall:
     def _feeder_ended(self, feeder: asyncio.Future[Any]) -> None:
         children = self._crew.children
         del children.running[feeder]
-        error = outcome(feeder)
+        error = error_of(feeder)
         if error is not None:
             self._crew.fail("the wait for a token of the limiter", error)
         del error  # if it is a cancel, its traceback holds this frame

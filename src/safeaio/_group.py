@@ -12,7 +12,8 @@ from typing import Any, Self, TypeVarTuple, final
 import anyio
 import attrs
 
-from ._crew import Crew, carry, outcome
+from ._crew import Crew, carry, error_of
+from ._foremost import from_scope
 from ._limit import (
     LimitOrNone,
     Token,
@@ -24,7 +25,7 @@ from ._limit import (
     token_chain,
 )
 from ._turn import Turn, turn_of
-from ._wait import from_scope
+from ._wait import cancel_of_scope
 
 Ts = TypeVarTuple("Ts")
 
@@ -135,7 +136,7 @@ class BoundedGroup:
     def _child_ended(self, child: asyncio.Future[Any]) -> None:
         children = self._crew.children
         name, work = children.running.pop(child)
-        error = outcome(child)
+        error = error_of(child)
         if error is not None:
             _close(work)  # cancelled before its first step, the child did not take it
             self._crew.fail(name, error)
@@ -196,15 +197,7 @@ class BoundedGroup:
             return cancel
         if not self._crew.children.host_cancelled:
             return None
-        # Another cancel came with ours. A scope's own is about to come again, and has to
-        # be the one that leaves: the scope would not know ours.
-        from anyio.lowlevel import checkpoint_if_cancelled  # rare, and dear to import
-
-        try:
-            await checkpoint_if_cancelled()
-        except asyncio.CancelledError as of_scope:
-            return of_scope
-        return cancel
+        return await cancel_of_scope() or cancel
 
 
 def bounded_group(

@@ -48,7 +48,7 @@ class Token:
 
     limiter: "anyio.CapacityLimiter"
     waits_for: "list[anyio.CapacityLimiter]" = attrs.field(
-        factory=list["anyio.CapacityLimiter"], init=False
+        factory=lambda: [], init=False
     )
     _held: bool = attrs.field(default=False, init=False)
 

@@ -40,7 +40,7 @@ from typing import Any, Generic, TypeVar, final
 import anyio
 import attrs
 
-from ._crew import Crew, outcome
+from ._crew import Crew, error_of
 from ._limit import Limit, Token, refuse_nested, token_chain
 from ._rate import RateLimiter
 from ._turn import SLICE, Turn, turn_of
@@ -179,6 +179,8 @@ class Pool(Generic[T]):
                 except BaseException as exc:  # noqa: BLE001 - kept, or raised by the call
                     # Not with this frame, which holds the results, and so may hold it.
                     exc.__traceback__ = exc.__traceback__ and exc.__traceback__.tb_next
+                    if children.cancelled:
+                        _heed(worker)
                     if not self._stores(index, exc):
                         return
                     result = exc
@@ -255,7 +257,7 @@ class Pool(Generic[T]):
     def _worker_ended(self, worker: asyncio.Future[None]) -> None:
         self._workers -= 1
         source = self.crew.children.running[worker]
-        error = outcome(worker)
+        error = error_of(worker)
         if not isinstance(error, asyncio.CancelledError):
             if error is not None:
                 self.crew.fail("an item", error)
@@ -267,7 +269,7 @@ class Pool(Generic[T]):
         self._child_ended(worker)
 
     def _feeder_ended(self, feeder: asyncio.Future[None]) -> None:
-        error = outcome(feeder)
+        error = error_of(feeder)
         if error is not None:
             self.crew.fail(_SOURCE, error)
         del error  # as above
@@ -293,6 +295,8 @@ class Pool(Generic[T]):
         except GeneratorExit:
             raise
         except BaseException as exc:  # noqa: BLE001 - raised by the call
+            if self.crew.children.cancelled:
+                _heed(current_task())
             self.crew.fail(_SOURCE, exc)
 
     async def _pull(self, source: AsyncIterator[T]) -> None:
@@ -340,6 +344,12 @@ class Pool(Generic[T]):
         token = Token(self.limit)
         await token.acquire()
         return token
+
+
+def _heed(task: asyncio.Task[Any]) -> None:
+    """Take back every cancel of a task that ends by it: only a result swallows one."""
+    while task.uncancel():
+        pass  # somebody else had cancelled it, too
 
 
 def _isolated(items: Iterable[T]) -> Iterable[T]:

@@ -33,7 +33,7 @@ class _Stream(Generic[T, R]):
     _ordered: bool
     _pool: Pool[T] = attrs.field(init=False)
     _ready: list[tuple[int, T, R]] = attrs.field(
-        factory=list[tuple[int, T, R]], init=False
+        factory=lambda: [], init=False
     )  # a heap
     _finished: "count[int]" = attrs.field(factory=count, init=False)
     _next: int = attrs.field(default=0, init=False)

@@ -27,7 +27,9 @@ from weakref import ref
 import anyio
 import attrs
 
-from ._stack import suspended_at
+from ._foremost import foremost, from_scope
+from ._stack import Trace, suspended_at, trace_of
+from ._swallowed import has_swallowed, warn_of
 from .exceptions import TaskStuckWarning
 
 K = TypeVar("K")
@@ -47,28 +49,47 @@ def current_task() -> asyncio.Task[Any]:
     return task
 
 
+async def cancel_of_scope() -> asyncio.CancelledError | None:
+    """Return the cancel that an anyio scope around here is about to send again, if any.
+
+    For a cancel of ours that came in one turn with another: of two asyncio makes one,
+    and a scope would not know ours.
+    """
+    from anyio.lowlevel import checkpoint_if_cancelled  # rare, and dear to import
+
+    try:
+        await checkpoint_if_cancelled()
+    except asyncio.CancelledError as exc:
+        return exc
+    return None
+
+
 @attrs.define(eq=False, repr=False)
 @final
 class Children(Generic[K]):
     """The tasks and futures that a host started, and will not outlive.
 
     The done callback of a child takes it out of `running`, and calls `wake` if that
-    leaves none.
+    leaves none; `ended` does just that.
 
     Attributes:
         owner: Who waits for them, for reports, such as `"bounded_gather()"`.
+        stuck_after: Seconds from the cancel of a child to its report, and from one
+            report to the next; None if the owner sees to that.
         running: Every child that has not ended, with a key of the owner's.
         cancelled: Whether they have been told to stop: nothing more may start.
     """
 
     owner: str
+    stuck_after: float | None = STUCK_AFTER
     _host: ref[asyncio.Task[Any]] = attrs.field(init=False)
     loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
-    running: dict[asyncio.Future[Any], K] = attrs.field(
-        factory=dict[asyncio.Future[Any], K], init=False
-    )
+    running: dict[asyncio.Future[Any], K] = attrs.field(factory=lambda: {}, init=False)
     cancelled: bool = attrs.field(default=False, init=False)
     _entry: int = attrs.field(init=False)
+    _cancelled_at: list[tuple[asyncio.Task[Any], Trace]] = attrs.field(
+        factory=lambda: [], init=False
+    )
     _waiter: asyncio.Future[None] | None = attrs.field(default=None, init=False)
     _alarm: asyncio.TimerHandle | None = attrs.field(default=None, init=False)
 
@@ -99,8 +120,14 @@ class Children(Generic[K]):
         self.running[child] = key
         child.add_done_callback(ended, context=context)
         if self.cancelled:  # while it was started: an eager first step may do anything
-            child.cancel()
+            self._cancel(child)
             self._watch()
+
+    def ended(self, child: asyncio.Future[Any]) -> None:
+        """Take out a child, unless it was abandoned before."""
+        self.running.pop(child, None)
+        if not self.running:
+            self.wake()
 
     def cancel(self, msg: object = None) -> None:
         """Cancel every child, the first time only."""
@@ -108,8 +135,26 @@ class Children(Generic[K]):
             return  # 1
         self.cancelled = True
         for child in tuple(self.running):
-            child.cancel(msg)
+            self._cancel(child, msg)
         self._watch()
+
+    def _cancel(self, child: asyncio.Future[Any], msg: object = None) -> None:
+        if isinstance(child, asyncio.Task) and not child.done():
+            self._cancelled_at.append((child, trace_of(child)))
+        child.cancel(msg)
+
+    def abandon(self, age: float) -> tuple[str, ...]:
+        """Wait for none of them any more; return where each one stands.
+
+        Args:
+            age: The seconds since they were cancelled.
+        """
+        reports = tuple(
+            _stuck(self.owner, child, age) for child in self.running if not child.done()
+        )
+        self.running.clear()
+        self.wake()
+        return reports
 
     def wake(self) -> None:
         """Let the host go on, since the last child ended."""
@@ -118,12 +163,31 @@ class Children(Generic[K]):
             self._alarm = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        cancelled_at, self._cancelled_at = self._cancelled_at, []
+        for child, trace in cancelled_at:
+            if has_swallowed(child):
+                self._warn_of(child, trace)
 
-    async def wait(self, cancel: asyncio.CancelledError | None = None) -> None:
+    def _warn_of(self, child: asyncio.Task[Any], trace: Trace) -> None:
+        try:
+            warn_of(self.owner, child, trace)
+        except Warning as exc:  # by a filter; more children may have to be named
+            self.loop.call_exception_handler(
+                {
+                    "message": f"{self.owner}: a warning was turned into an error",
+                    "exception": exc,
+                    "future": child,
+                }
+            )
+
+    async def wait(
+        self, cancel: asyncio.CancelledError | None = None, *, shielded: bool = False
+    ) -> None:
         """Wait until no child is left; cancelled meanwhile, cancel them and wait on.
 
         Args:
             cancel: A cancel of the host that has arrived already.
+            shielded: Do not cancel them.
 
         Raises:
             asyncio.CancelledError: The host's own cancel, after the last child ended.
@@ -132,10 +196,8 @@ class Children(Generic[K]):
             cancel = await self._wait_or_cancel()
         if cancel is None:
             return
-        # A child that read the scope's mark would take our native cancel for the scope's.
-        self.cancel(
-            None if from_scope(cancel) else cancel.args[0] if cancel.args else None
-        )
+        if not shielded:
+            self.cancel(_message(cancel))
         with anyio.CancelScope(shield=True):  # 4
             while self.running:  # 2
                 cancel = foremost(cancel, await self._wait_or_cancel())
@@ -158,23 +220,25 @@ class Children(Generic[K]):
 
     def _watch(self, turns: int = 4) -> None:
         """Set the alarm, unless the last child ends within a few turns: most do."""
-        if not self.running or self._alarm is not None:
+        if not self.running or self._alarm is not None or self.stuck_after is None:
             return
         if turns:
             self.loop.call_soon(self._watch, turns - 1, context=Context())
         else:
-            self._set_alarm(self.loop.time())
+            self._set_alarm(self.loop.time(), self.stuck_after)
 
-    def _set_alarm(self, since: float) -> None:
+    def _set_alarm(self, since: float, delay: float) -> None:
         self._alarm = self.loop.call_later(
-            STUCK_AFTER, self._report_stuck, since, context=Context()
+            delay, self._report_stuck, since, delay, context=Context()
         )
 
-    def _report_stuck(self, since: float) -> None:
-        self._set_alarm(since)
+    def _report_stuck(self, since: float, delay: float) -> None:
+        self._set_alarm(since, delay)
         age = self.loop.time() - since
         reports: list[str] = []
         for child in tuple(self.running):
+            if child.done():  # in this very turn
+                continue
             child.cancel()
             reports.append(_stuck(self.owner, child, age))
             self.loop.call_exception_handler({"message": reports[-1], "future": child})
@@ -182,21 +246,9 @@ class Children(Generic[K]):
             warnings.warn(TaskStuckWarning(report), stacklevel=2)
 
 
-def foremost(
-    first: asyncio.CancelledError, again: asyncio.CancelledError | None
-) -> asyncio.CancelledError:
-    """Return which of two cancels of one task it has to raise."""
-    if again is None or not from_scope(first) or from_scope(again):
-        return first
-    return again  # 3
-
-
-def from_scope(cancel: asyncio.CancelledError) -> bool:
-    """Tell whether an anyio scope has cancelled, and not `asyncio.Task.cancel`."""
-    # anyio marks its own cancels by this text alone.
-    return bool(cancel.args) and str(cancel.args[0]).startswith(
-        "Cancelled via cancel scope "
-    )
+def _message(cancel: asyncio.CancelledError) -> object:
+    # A child that read the scope's mark would take our native cancel for the scope's.
+    return cancel.args[0] if cancel.args and not from_scope(cancel) else None
 
 
 def _stuck(owner: str, child: asyncio.Future[Any], age: float) -> str:

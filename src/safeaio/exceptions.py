@@ -2,17 +2,23 @@
 
 ```
 Exception
+├── ExceptionGroup
+│   └── CleanupError (also a SafeaioError)
 └── SafeaioError
-    └── ChildCancelled
+    ├── ChildCancelled
+    ├── CleanupError
+    └── TaskStuckError
 Warning
 └── RuntimeWarning
+    ├── CancellationSwallowedWarning
     └── TaskStuckWarning
 ```
 
 Misuse is a plain `TypeError`, `ValueError` or `RuntimeError`.
 """
 
-from typing import final
+from collections.abc import Sequence
+from typing import Self, final
 
 
 class SafeaioError(Exception):
@@ -39,6 +45,49 @@ class ChildCancelled(SafeaioError):
             f"{self.child} ended cancelled, though its caller was not: it was cancelled "
             "by somebody else, awaited a cancelled task, or raised CancelledError itself"
         )
+
+
+@final
+class CleanupError(SafeaioError, ExceptionGroup[Exception]):
+    """Cleanup failed when a `cleanup_scope` was left.
+
+    An exception group: what left the block, if anything did, then what the cleanup
+    raised, in the order in which it ran. A call that took longer than the scope's
+    `cleanup_timeout` is a `TimeoutError` that names it, and one that did not end when
+    it was cut a `TaskStuckError`.
+    """
+
+    def derive(self, excs: Sequence[Exception], /) -> Self:  # type: ignore[override]
+        """Keep the class when the group is split."""
+        return type(self)(self.message, excs)
+
+
+@final
+class TaskStuckError(SafeaioError):
+    """Cancelled tasks did not end in time, and nobody waits for them any more.
+
+    Attributes:
+        reports: For each task its name, for how long it has been waited for since it
+            was cancelled, and where it stands.
+    """
+
+    def __init__(self, reports: tuple[str, ...]) -> None:
+        super().__init__(reports)
+        self.reports = reports
+
+    def __str__(self) -> str:
+        return "\n".join(self.reports)
+
+
+@final
+class CancellationSwallowedWarning(RuntimeWarning):
+    """A task that was told to stop returned a result instead.
+
+    A coroutine that catches CancelledError has to raise it again: whoever cancelled
+    the task cannot tell this end from an ordinary one. To refuse a cancel for good
+    reason, take it back with `asyncio.Task.uncancel`.
+    The text gives the task's name, and where it stood when it was cancelled.
+    """
 
 
 @final

@@ -23,6 +23,7 @@ from safeaio import (
     CleanupScope,
     TaskStuckError,
     bounded_group,
+    cancel_and_wait,
     cleanup_scope,
 )
 from safeaio.testing import Route, Run, VirtualClockLoop, cancel_sweep
@@ -1082,10 +1083,8 @@ def test_swept_with_scopes_in_scopes(factory: Any) -> None:
             async with cleanup_scope() as inner:
                 ledger.defer(inner, "b", 2)
                 await turns(1)
-            ledger.log.clear()
-            ledger.deferred[:] = ["a"]
 
-    sweep(scenario, factory, routes=[Route.SCOPE, Route.TIMEOUT])
+    sweep(scenario, factory)
 
 
 @LOOPS
@@ -1215,12 +1214,10 @@ def test_swept_with_calls_that_are_cut() -> None:
                 TaskStuckError,
             ]
         finally:
-            for task in asyncio.all_tasks() - {host()}:
-                task.cancel()
-            with anyio.CancelScope(shield=True):
-                await turns(3)
+            rest = asyncio.all_tasks() - {host()}
+            await cancel_and_wait(*rest, timeout=None)
 
-    sweep(scenario, VirtualClockLoop, may_raise=CleanupError, routes=[Route.SCOPE])
+    sweep(scenario, VirtualClockLoop, may_raise=CleanupError)
 
 
 def test_swept_in_finally_of_a_cancelled_task() -> None:
@@ -1430,3 +1427,44 @@ async def test_own_cancel_in_the_turn_of_a_scope() -> None:
             scope.cancel()
             await asyncio.sleep(0)
     assert around.cancelled_caught
+
+
+async def test_a_deferred_call_enters_nothing() -> None:
+    """Its task is not the one in which a context manager would be left."""
+
+    async def enter(scope: CleanupScope) -> None:
+        with pytest.raises(RuntimeError, match="belongs to another task"):
+            scope.enter_context(suppress(OSError))
+        with pytest.raises(RuntimeError, match="belongs to another task"):
+            await scope.enter_async_context(cleanup_scope())
+        refused.append(True)
+
+    refused: list[bool] = []
+    async with cleanup_scope() as scope:
+        scope.defer(enter, scope)
+    assert refused == [True]
+
+
+def test_task_factory_that_raises_is_a_failure() -> None:
+    """The call has failed, its coroutine is closed, and the rest of the cleanup runs."""
+
+    def factory(loop: Any, coro: Any, **options: Any) -> Any:
+        if coro.__qualname__.endswith("close"):
+            raise OSError("no more tasks")
+        return asyncio.Task(coro, loop=loop, **options)
+
+    async def close() -> None:
+        raise AssertionError("never starts")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(factory)
+        with pytest.raises(CleanupError) as caught:
+            async with cleanup_scope() as scope:
+                scope.defer(ran.append, "rest")
+                scope.defer(close)
+        assert [type(leaf) for leaf in caught.value.exceptions] == [OSError]
+
+    ran: list[str] = []
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+        runner.run(main())
+    assert ran == ["rest"]

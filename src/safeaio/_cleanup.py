@@ -114,7 +114,12 @@ class Cleanup:
         children: Children[Awaitable[object]] = Children(OWNER, None)
         overtime = _Overtime(children, self.timeout)
         self.running = carry(work)  # known before an eager task takes its first step
-        task = children.loop.create_task(self.running)
+        try:
+            task = children.loop.create_task(self.running)
+        except BaseException:  # of the loop's task factory
+            self.running.close()
+            _let_fall(work)
+            raise
         overtime.begin(task, work)
         try:
             await children.wait(shielded=True)  # 2

@@ -105,7 +105,7 @@ class CleanupScope:
             )
         if not callable(func):
             raise TypeError(f"defer() takes a function, got {func!r}")
-        self._check_usable("defer()")
+        self._check_usable("defer()", self._cleanup.running)
         self._cleanup.stack.append(Call(func, args))
 
     async def enter_async_context(self, cm: AbstractAsyncContextManager[T]) -> T:
@@ -122,7 +122,7 @@ class CleanupScope:
 
         Raises:
             TypeError: If it is none.
-            RuntimeError: As `defer` does.
+            RuntimeError: If the block is not open, or for another task than its own.
 
         Cancellation:
             As its `__aenter__` has it. Its `__aexit__` runs in the task of the block:
@@ -151,7 +151,7 @@ class CleanupScope:
 
         Raises:
             TypeError: If it is none.
-            RuntimeError: As `defer` does.
+            RuntimeError: If the block is not open, or for another task than its own.
         """
         kind = type(cm)
         if not hasattr(kind, "__enter__") or not hasattr(kind, "__exit__"):
@@ -162,11 +162,13 @@ class CleanupScope:
         self._cleanup.stack.append(Exit(cm, kind.__exit__, is_async=False))
         return value
 
-    def _check_usable(self, what: str) -> None:
+    def _check_usable(self, what: str, running: object = None) -> None:
         if self._phase not in (_Phase.BODY, _Phase.CLEANUP):
             raise RuntimeError(f"{what}: the {OWNER} {self._phase.value}")
         task = current_task()
-        if task is not self._host and task.get_coro() is not self._cleanup.running:
+        if task is not self._host and (
+            running is None or task.get_coro() is not running
+        ):
             raise RuntimeError(
                 f"{what}: the {OWNER} belongs to another task than {task.get_name()!r}; "
                 "give each task a scope of its own"
@@ -442,8 +444,9 @@ def cleanup_scope(
     Args:
         timeout: The seconds after which the body is cancelled; None: never. See also
             `CleanupScope.deadline`. It does not count for the cleanup.
-        cleanup_timeout: The seconds after which each step of the cleanup is cut: it is
-            cancelled once, and given up after as long again. None: never.
+        cleanup_timeout: The seconds after which each step of the cleanup is cut, by one
+            cancel; a deferred call that ignores it is given up after as long again.
+            None: never.
 
     Returns:
         An async context manager for the scope.

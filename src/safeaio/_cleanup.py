@@ -20,10 +20,11 @@ from typing import Any, cast, final
 
 import attrs
 
+from ._contexts import chain
 from ._crew import carry, error_of, let_go
 from ._outcome import Outcome
 from ._wait import Children
-from .exceptions import CleanupError, TaskStuckError
+from .exceptions import TaskStuckError
 
 OWNER = "cleanup_scope()"
 
@@ -163,7 +164,7 @@ class Cleanup:
             elif isinstance(raised, asyncio.CancelledError) and is_cancelled():  # 4
                 outcome.cancelled(raised)
             elif raised is not seen:
-                _chain(raised, seen, exc)
+                chain(raised, seen, exc)
                 outcome.replaced(str(step), raised, cancelled=is_cancelled())
         finally:
             del seen, exc, outcome, raised
@@ -267,30 +268,6 @@ def _cut(
 
 def _details(exc: BaseException | None) -> tuple[Any, Any, Any]:
     return (None, None, None) if exc is None else (type(exc), exc, exc.__traceback__)
-
-
-def _chain(
-    raised: BaseException, seen: BaseException | None, exc: BaseException | None
-) -> None:
-    """Show what a context manager had seen as the context of what it raised.
-
-    By itself Python puts there what the interpreter is handling, which is what left the
-    body. As in `contextlib.AsyncExitStack`.
-    """
-    while raised.__context__ is not None and raised.__context__ is not exc:
-        raised = raised.__context__
-    if not _leads_to(seen, raised):
-        raised.__context__ = seen
-
-
-def _leads_to(exc: BaseException | None, sought: BaseException) -> bool:
-    while exc is not None and exc is not sought:
-        if isinstance(exc, CleanupError) and any(
-            _leads_to(leaf, sought) for leaf in exc.exceptions
-        ):
-            return True
-        exc = exc.__context__
-    return exc is not None
 
 
 def _let_fall(work: object) -> None:

@@ -25,10 +25,10 @@ import anyio
 import attrs
 
 from ._cleanup import OWNER, Call, Cleanup, Exit
+from ._contexts import late, show_lateness, unlink
 from ._outcome import Outcome
 from ._seconds import check_seconds, check_time
 from ._wait import cancel_of_scope, current_task
-from .exceptions import CleanupError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -308,7 +308,7 @@ class CleanupScope:
         if self._mark is None or not isinstance(exc, asyncio.CancelledError):
             outcome.left_by(exc)
             if self._timed_out and not self._is_cancelled():
-                _show_lateness(exc)
+                show_lateness(exc)
         else:
             outcome.own = exc
 
@@ -350,7 +350,7 @@ class CleanupScope:
             return True
         context = leaving.__context__
         if hidden is not None:
-            _unlink(hidden, leaving)
+            unlink(hidden, leaving)
             hidden.__context__ = context
             context = hidden
             self._report("cleanup failed beside what was raised", hidden)
@@ -365,50 +365,12 @@ class CleanupScope:
             del exc, outcome, leaving, hidden, context  # tracebacks hold this frame
 
     def _late(self, cancel: asyncio.CancelledError | None) -> TimeoutError | None:
-        return None if cancel is None or self._cancel_called else _late(cancel)
+        return None if cancel is None or self._cancel_called else late(cancel)
 
     def _report(self, what: str, error: BaseException) -> None:
         self._loop.call_exception_handler(
             {"message": f"{OWNER}: {what}", "exception": error}
         )
-
-
-def _late(cancel: asyncio.CancelledError) -> TimeoutError:
-    late = TimeoutError(f"{OWNER}: the deadline came before the body had ended")
-    late.__cause__ = late.__context__ = cancel
-    return late
-
-
-def _show_lateness(error: BaseException) -> None:
-    """Show what was raised after the deadline as raised in a TimeoutError.
-
-    As `asyncio.timeout` does since Python 3.13, and in groups one level deep.
-    """
-    links: list[BaseException] = [error]
-    if isinstance(error, BaseExceptionGroup):
-        links += cast("BaseExceptionGroup[BaseException]", error).exceptions
-    for link in links:
-        found: BaseException | None = link
-        while found is not None:
-            context = found.__context__
-            if isinstance(context, asyncio.CancelledError):
-                found.__context__ = _late(context)
-                break
-            found = context
-
-
-def _unlink(failure: CleanupError, leaving: BaseException) -> None:
-    """Cut the contexts that lead to `leaving`, of which `failure` will be the context."""
-    links: list[BaseException | None] = [*failure.exceptions]
-    seen: set[int] = {id(leaving)}
-    while links:
-        error = links.pop()
-        if error is None or id(error) in seen:
-            continue
-        seen.add(id(error))
-        if error.__context__ is leaving:
-            error.__context__ = None
-        links += [error.__cause__, error.__context__]
 
 
 @cache

@@ -107,7 +107,7 @@ def test() -> int:
         f"tests on {version}": partial(
             _suite, python, version, measured=python in (oldest, stable)
         )
-        for version, python in pythons.items()
+        for version, python in reversed(pythons.items())  # the longest first
     }
     checks["types"] = partial(_types, stable)
     checks["tests on the lowest dependencies"] = partial(_lowest, oldest)

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from types import CoroutineType
-from typing import Any, cast, final
+from typing import Any, NamedTuple, cast, final
 
 import attrs
 
@@ -29,9 +29,8 @@ from .exceptions import TaskStuckError
 OWNER = "cleanup_scope()"
 
 
-@attrs.define(eq=False)  # not frozen: that takes three times as long to make
 @final
-class Call:
+class Call(NamedTuple):
     """A deferred call."""
 
     func: Callable[..., object]
@@ -45,9 +44,8 @@ class Call:
         return f"{getattr(func, '__qualname__', type(func).__qualname__)}()"
 
 
-@attrs.define(eq=False)  # not frozen: that takes three times as long to make
 @final
-class Exit:
+class Exit(NamedTuple):
     """A context manager that was entered."""
 
     manager: object
@@ -119,6 +117,7 @@ class Cleanup:
             task = children.loop.create_task(self.running)
         except BaseException:  # of the loop's task factory
             self.running.close()
+            self.running = None
             _let_fall(work)
             raise
         overtime.begin(task, work)

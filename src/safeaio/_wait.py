@@ -5,7 +5,8 @@
 # 1. A child gets one cancel from us, however often its host is cancelled: its cleanup may
 #    await. Only one that is stuck gets another, once per interval.
 # 2. `wait` ends only when no child is left. Nothing can kill a coroutine, so there is no
-#    timeout here: the stuck are reported, by a timer, until they end.
+#    timeout here: the stuck are reported, by a timer, until they end or the owner
+#    abandons them.
 # 3. A CancelledError that reaches the host meanwhile is kept, and raised at the end, the
 #    same object: the first native one, else the first of an anyio scope. (The scope would
 #    swallow its own, and with it a native cancel that came beside it.)

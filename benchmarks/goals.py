@@ -1,6 +1,7 @@
 """What safeaio must reach, as data, and how each figure is measured."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -220,8 +221,13 @@ async def _import_time(figures: Figures) -> float:
 
 
 async def _time_import() -> float:
+    # With bytecode, as pip installs it; an environment may forbid to write any.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _TIME_IMPORT, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        _TIME_IMPORT,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
     )
     out, _ = await process.communicate()
     return float(out)

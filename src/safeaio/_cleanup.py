@@ -18,8 +18,6 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, NamedTuple, cast, final
 
-import attrs
-
 from ._contexts import chain
 from ._crew import carry, error_of, let_go
 from ._outcome import Outcome
@@ -56,7 +54,6 @@ class Exit(NamedTuple):
         return f"{type(self.manager).__qualname__}.{self.leave.__name__}()"
 
 
-@attrs.define(eq=False, repr=False)
 @final
 class Cleanup:
     """What has to be done when the block is left, the last first.
@@ -66,9 +63,10 @@ class Cleanup:
         running: What runs in the task of the deferred call that is awaited.
     """
 
-    timeout: float | None
-    stack: list[Call | Exit] = attrs.field(factory=lambda: [], init=False)
-    running: Coroutine[Any, Any, object] | None = attrs.field(default=None, init=False)
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.stack: list[Call | Exit] = []
+        self.running: Coroutine[Any, Any, object] | None = None
 
     async def run(
         self,
@@ -190,15 +188,17 @@ class Cleanup:
         return raised
 
 
-@attrs.define(eq=False, repr=False)
 @final
 class _Overtime:
     """Cuts a call after `timeout`, and gives it up after as long again."""
 
-    children: Children[Awaitable[object]]
-    timeout: float | None
-    _timer: asyncio.TimerHandle | None = attrs.field(default=None, init=False)
-    _reports: tuple[str, ...] = attrs.field(default=(), init=False)
+    def __init__(
+        self, children: Children[Awaitable[object]], timeout: float | None
+    ) -> None:
+        self.children = children
+        self.timeout = timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self._reports: tuple[str, ...] = ()
 
     def begin(self, task: asyncio.Task[object], work: Awaitable[object]) -> None:
         if not task.done():

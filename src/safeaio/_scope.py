@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, TypeVarTuple, cast, final
 
 import anyio
-import attrs
 
 from ._cleanup import OWNER, Call, Cleanup, Exit
 from ._contexts import late, show_lateness, unlink
@@ -47,23 +46,23 @@ class _Phase(enum.Enum):
     LEFT = "has been left"
 
 
-@attrs.define(eq=False, repr=False)
 @final
 class CleanupScope:
     """The block and its cleanup; see `cleanup_scope`."""
 
-    _timeout: float | None
-    _cleanup: Cleanup
-    _phase: _Phase = attrs.field(default=_Phase.NEW, init=False)
-    _host: asyncio.Task[Any] | None = attrs.field(default=None, init=False)
-    _loop: asyncio.AbstractEventLoop = attrs.field(init=False)
-    _entry: int = attrs.field(default=0, init=False)
-    _shield: anyio.CancelScope = attrs.field(init=False)
-    _deadline: float = attrs.field(default=inf, init=False)
-    _timer: asyncio.Handle | None = attrs.field(default=None, init=False)
-    _mark: _Mark | None = attrs.field(default=None, init=False)  # of our cancel
-    _cancel_called: bool = attrs.field(default=False, init=False)
-    _timed_out: bool = attrs.field(default=False, init=False)
+    def __init__(self, timeout: float | None, cleanup: Cleanup) -> None:
+        self._timeout = timeout
+        self._cleanup = cleanup
+        self._phase = _Phase.NEW
+        self._host: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._entry = 0
+        self._shield: anyio.CancelScope
+        self._deadline = inf
+        self._timer: asyncio.Handle | None = None
+        self._mark: _Mark | None = None  # of our cancel
+        self._cancel_called = False
+        self._timed_out = False
 
     # The body
 

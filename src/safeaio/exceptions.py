@@ -4,21 +4,35 @@
 Exception
 ├── ExceptionGroup
 │   └── CleanupError (also a SafeaioError)
-└── SafeaioError
-    ├── ChildCancelled
-    ├── CleanupError
-    └── TaskStuckError
-Warning
-└── RuntimeWarning
-    ├── CancellationSwallowedWarning
-    └── TaskStuckWarning
+├── SafeaioError
+│   ├── ChildCancelled
+│   ├── CleanupError
+│   ├── LeakError
+│   └── TaskStuckError
+└── Warning
+    ├── ResourceWarning
+    │   └── LeakWarning
+    └── RuntimeWarning
+        ├── CancellationSwallowedWarning
+        └── TaskStuckWarning
+SystemExit
+└── Terminated
 ```
 
 Misuse is a plain `TypeError`, `ValueError` or `RuntimeError`.
 """
 
 from collections.abc import Sequence
+from signal import Signals
 from typing import Self, final
+
+
+def signal_name(signum: int) -> str:
+    """Return what a signal is called, such as `"SIGTERM"`."""
+    try:
+        return Signals(signum).name
+    except ValueError:  # a real-time signal
+        return f"signal {signum}"
 
 
 class SafeaioError(Exception):
@@ -63,6 +77,14 @@ class CleanupError(SafeaioError, ExceptionGroup[Exception]):
 
 
 @final
+class LeakError(SafeaioError):
+    """`safeaio.run` was asked to raise, not to warn, when main leaves something behind.
+
+    The text lists what that was.
+    """
+
+
+@final
 class TaskStuckError(SafeaioError):
     """Cancelled tasks did not end in time, and nobody waits for them any more.
 
@@ -97,3 +119,37 @@ class TaskStuckWarning(RuntimeWarning):
     Nothing can kill a coroutine: safeaio cancels it again and goes on waiting.
     The text gives the task's name, where it hangs, and for how long.
     """
+
+
+@final
+class LeakWarning(ResourceWarning):
+    """Main left something behind when it ended under `safeaio.run`.
+
+    The text lists what that was. Python ignores every ResourceWarning unless it is told
+    otherwise, so the loop's exception handler gets the text, too.
+    """
+
+
+@final
+class Terminated(SystemExit):
+    """A shutdown cancelled main: raised by `safeaio.run`, where Ctrl-C raises KeyboardInterrupt.
+
+    Unless it is caught, the process exits with its `code`.
+
+    Attributes:
+        signum: The signal that began the shutdown, or None if `request_shutdown()` did.
+        reason: What `request_shutdown()` was given.
+        code: The exit status: 128 + `signum`, as of a process killed by that signal, or 0.
+    """
+
+    def __init__(self, signum: int | None = None, reason: str | None = None) -> None:
+        super().__init__(signum, reason)
+        self.signum = signum
+        self.reason = reason
+        self.code = 0 if signum is None else 128 + signum
+
+    def __str__(self) -> str:
+        if self.signum is not None:
+            return f"shut down by {signal_name(self.signum)}"
+        because = "" if self.reason is None else f": {self.reason}"
+        return f"shut down by request_shutdown(){because}"

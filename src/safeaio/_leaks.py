@@ -1,0 +1,136 @@
+"""What main left behind."""
+
+import asyncio
+import gc
+import os
+import sys
+import threading
+import time
+import traceback
+from asyncio import AbstractEventLoop
+from collections.abc import Iterator
+from types import AsyncGeneratorType
+from typing import Any, final
+
+from ._dump import task_line, thread_stack
+from ._stack import suspended_at
+
+# Processes that `multiprocessing` starts for itself, and ends with the interpreter.
+_HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
+
+
+@final
+class Leaks:
+    """Finds what was not there when a run began, and is there when it ends.
+
+    Attributes:
+        found: What was found so far, one entry for each.
+    """
+
+    def __init__(self, *, thorough: bool) -> None:
+        self.found: list[str] = []
+        self._thorough = thorough  # searching the whole heap takes long
+        self._threads = set(threading.enumerate())
+        self._loops = {id(loop) for loop in _open_loops()} if thorough else set[int]()
+        self._began = _uptime()
+
+    def add_task(self, task: asyncio.Task[Any]) -> None:
+        """Take note of a task that main did not wait for."""
+        at = suspended_at(task)
+        self.found.append(f"{task_line(task)}, suspended at:\n{at}{_origin(task)}")
+
+    def find_async_generators(self, loop: AbstractEventLoop) -> None:
+        """Take note of those that were begun, and neither ended nor closed."""
+        generators = getattr(loop, "_asyncgens", None)
+        if generators is None and self._thorough:  # uvloop does not show them
+            generators = filter(_is_suspended, gc.get_objects())
+        for generator in tuple(generators or ()):
+            if generator.ag_frame is not None:
+                at = traceback.format_stack(generator.ag_frame, limit=1)
+                name = generator.__qualname__
+                self.found.append(
+                    f"async generator {name}(), not closed, suspended at:\n{''.join(at)}"
+                )
+
+    def find_threads(self) -> list[threading.Thread]:
+        """Take note of the threads that keep the interpreter from exiting; return them."""
+        threads = [
+            thread
+            for thread in threading.enumerate()
+            if not thread.daemon and thread not in self._threads
+        ]
+        for thread in threads:
+            self.found.append(
+                f"thread {thread.name!r}, for which the interpreter will wait, at:\n"
+                f"{thread_stack(thread)}"
+            )
+        return threads
+
+    def find_loops(self) -> None:
+        """Take note of event loops that nobody closed."""
+        if self._thorough:
+            self.found += [
+                f"event loop {loop!r}, not closed"
+                for loop in _open_loops()
+                if id(loop) not in self._loops and not loop.is_running()
+            ]
+
+    def find_processes(self) -> None:
+        """Take note of child processes that run on."""
+        self.found += [
+            f"child process {pid}: {command}"
+            for pid, command in _children(since=self._began)
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(["safeaio.run(): main left behind:", *self.found])
+
+
+def _origin(task: asyncio.Task[Any]) -> str:
+    created = getattr(task, "_source_traceback", None)  # with debug only
+    if created is None:
+        return ""
+    return f"created at:\n{''.join(traceback.format_list(created))}"
+
+
+def _is_suspended(found: Any) -> bool:
+    # Before 3.12 one cannot tell those that nobody has begun.
+    return type(found) is AsyncGeneratorType and getattr(found, "ag_suspended", True)
+
+
+def _open_loops() -> Iterator[AbstractEventLoop]:
+    for found in gc.get_objects():
+        # `isinstance` would ask lazy proxies for their `__class__`.
+        if issubclass(type(found), AbstractEventLoop) and not found.is_closed():
+            yield found
+
+
+def _uptime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else 0.0
+
+
+def _children(since: float) -> Iterator[tuple[int, str]]:
+    """Find the living children that were started after `since`; on Linux only."""
+    if sys.platform != "linux":
+        return
+    for pid in _child_pids():
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+            with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+                command = cmdline.read()
+        except OSError:  # ended meanwhile
+            continue
+        started = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
+        if fields[0] == "Z" or started < since or any(h in command for h in _HELPERS):
+            continue
+        yield pid, command.replace(b"\0", b" ").decode(errors="replace").strip()
+
+
+def _child_pids() -> Iterator[int]:
+    for thread in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{thread}/children") as children:
+                yield from map(int, children.read().split())
+        except OSError:  # the thread ended, or the kernel does not tell
+            continue

@@ -11,9 +11,12 @@ from safeaio.exceptions import (
     CancellationSwallowedWarning,
     ChildCancelled,
     CleanupError,
+    LeakError,
+    LeakWarning,
     SafeaioError,
     TaskStuckError,
     TaskStuckWarning,
+    Terminated,
 )
 
 EXAMPLES = [
@@ -21,8 +24,11 @@ EXAMPLES = [
     CancellationSwallowedWarning("went on"),
     ChildCancelled("argument 3"),
     CleanupError("cleanup failed", [ValueError(1), TimeoutError(2)]),
+    LeakError("main left behind a task"),
+    LeakWarning("main left behind a task"),
     TaskStuckError(("one hangs", "another one, too")),
     TaskStuckWarning("hangs"),
+    Terminated(15),
 ]
 
 
@@ -43,7 +49,7 @@ def test_every_exception_has_an_example() -> None:
     "example", EXAMPLES, ids=lambda example: type(example).__name__
 )
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_pickles(example: Exception, protocol: int) -> None:
+def test_pickles(example: BaseException, protocol: int) -> None:
     """An exception crosses to another process with its fields, text and notes."""
     example.add_note("a note")
     for again in (pickle.loads(pickle.dumps(example, protocol)), copy(example)):
@@ -68,6 +74,7 @@ def test_tree_is_the_one_that_is_drawn() -> None:
     assert bases <= drawn
     assert drawn - bases == {
         ("Exception", "ExceptionGroup"),
+        ("Warning", "ResourceWarning"),
         ("Warning", "RuntimeWarning"),
     }
 
@@ -79,3 +86,20 @@ def test_child_cancelled_names_the_child() -> None:
     assert str(error).startswith(
         "argument 3 ended cancelled, though its caller was not"
     )
+
+
+@pytest.mark.parametrize(
+    ("terminated", "code", "text"),
+    [
+        (Terminated(15), 143, "shut down by SIGTERM"),
+        (Terminated(36), 164, "shut down by signal 36"),
+        (Terminated(), 0, "shut down by request_shutdown()"),
+        (Terminated(None, "idle"), 0, "shut down by request_shutdown(): idle"),
+    ],
+)
+def test_terminated_says_what_ended_the_program(
+    terminated: Terminated, code: int, text: str
+) -> None:
+    """The exit status is that of a process killed by the signal; without one it is 0."""
+    assert (terminated.code, str(terminated)) == (code, text)
+    assert pickle.loads(pickle.dumps(terminated)).code == code

@@ -76,7 +76,7 @@ def _task(given: object, name: str | None) -> asyncio.Task[Any]:
     if not isinstance(given, asyncio.Task):
         fix = "; write background(func(...))" if callable(given) else ""
         raise TypeError(f"background() takes a coroutine or a task, got {given!r}{fix}")
-    task: asyncio.Task[Any] = given
+    task: asyncio.Task[Any] = given  # pyright: ignore[reportUnknownVariableType]
     if task.get_loop() is not loop:
         raise ValueError(
             f"background(): {task!r} belongs to another loop than this one"

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from ._crew import carry, error_of, let_go
+from ._grace import Limit
 from ._seconds import check_seconds
 from ._wait import STUCK_AFTER, Children, current_task
 from .exceptions import ChildCancelled, TaskStuckError
@@ -42,7 +43,8 @@ async def cancel_and_wait(
         *tasks: Tasks of the running loop. Those that are done are left alone; with none
             to cancel this returns at once.
         timeout: The seconds to wait for all of them. None: as long as it takes, with a
-            `TaskStuckWarning` every ten seconds.
+            `TaskStuckWarning` every ten seconds. While `safeaio.run` shuts down, no
+            longer than its `grace` leaves.
         msg: What `asyncio.Task.cancel` takes under this name.
 
     Raises:
@@ -72,19 +74,19 @@ async def cancel_and_wait(
         children.add(task, None, children.ended, context)
     children.cancel(msg)
     reports: list[str] = []
-
-    def give_up() -> None:
-        reports.extend(children.abandon(timeout or 0.0))
-
+    limit = Limit(
+        children.loop, timeout, lambda: reports.extend(children.abandon(limit.age))
+    )
     try:
-        with _alarm(timeout, give_up):
-            await children.wait(shielded=True)
+        await children.wait(shielded=True)
     except asyncio.CancelledError as exc:
         if reports:
             stuck = TaskStuckError(tuple(reports))
             stuck.__context__ = exc.__context__
             exc.__context__ = stuck
         raise
+    finally:
+        limit.cancel()
     if reports:
         raise TaskStuckError(tuple(reports))
 

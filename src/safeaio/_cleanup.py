@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast, final
 
 from ._contexts import chain
 from ._crew import carry, error_of, let_go
+from ._grace import Limit
 from ._outcome import Outcome
 from ._wait import Children
 from .exceptions import TaskStuckError
@@ -139,7 +140,9 @@ class Cleanup:
         is_cancelled: Callable[[], bool],
     ) -> None:
         seen = outcome.seen()
-        deadline = asyncio.timeout(self.timeout)
+        loop = asyncio.get_running_loop()
+        deadline = asyncio.timeout(None)
+        limit = Limit(loop, self.timeout, lambda: deadline.reschedule(loop.time()))
         raised: BaseException | None = None
         suppress = False
         try:
@@ -152,12 +155,14 @@ class Cleanup:
             raise
         except BaseException as error:  # noqa: BLE001 - raised when the block is left
             raised = error
+        finally:
+            limit.cancel()
         try:
             if raised is None:
                 if suppress:
                     outcome.suppressed()
             elif deadline.expired() and isinstance(raised, TimeoutError):
-                outcome.failed(str(step), _cut(step, self.timeout, raised.__cause__))
+                outcome.failed(str(step), _cut(step, limit.age, raised.__cause__))
             elif isinstance(raised, asyncio.CancelledError) and is_cancelled():  # 4
                 outcome.cancelled(raised)
             elif raised is not seen:
@@ -197,36 +202,34 @@ class _Overtime:
     ) -> None:
         self.children = children
         self.timeout = timeout
-        self._timer: asyncio.TimerHandle | None = None
+        self.cut_after = 0.0
+        self._limit: Limit | None = None
         self._reports: tuple[str, ...] = ()
 
     def begin(self, task: asyncio.Task[object], work: Awaitable[object]) -> None:
         if not task.done():
             self.children.add(task, work, partial(let_go, self.children), Context())
-            self._call_later(self._cut, task)
+            self._set(partial(self._cut, task))
 
     def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._limit is not None:
+            self._limit.cancel()
 
-    def _call_later(
-        self,
-        callback: Callable[[asyncio.Task[object]], None],
-        task: asyncio.Task[object],
-    ) -> None:
-        if self.timeout is not None:
-            self._timer = self.children.loop.call_later(
-                self.timeout, callback, task, context=Context()
-            )
+    def _set(self, callback: Callable[[], object]) -> None:
+        self._limit = Limit(self.children.loop, self.timeout, callback)
 
     def _cut(self, task: asyncio.Task[object]) -> None:
         if not task.done():
+            self.cut_after = self._age()
             self.children.cancel()
-            self._call_later(self._give_up, task)
+            self._set(partial(self._give_up, task))
 
     def _give_up(self, task: asyncio.Task[object]) -> None:
         if not task.done():
-            self._reports = self.children.abandon(self.timeout or 0.0)
+            self._reports = self.children.abandon(self._age())
+
+    def _age(self) -> float:
+        return 0.0 if self._limit is None else self._limit.age
 
     def failure(self, call: Call, task: asyncio.Task[object]) -> BaseException | None:
         """Return what the call has raised, or that it took too long."""
@@ -237,7 +240,7 @@ class _Overtime:
             if self.children.cancelled and not isinstance(
                 error, KeyboardInterrupt | SystemExit
             ):
-                return _cut(call, self.timeout, error)
+                return _cut(call, self.cut_after, error)
             return error
         finally:
             del error  # the traceback of a cancel holds this frame
@@ -257,10 +260,8 @@ async def _settle(outcome: Outcome) -> None:
             outcome.cancelled(exc)
 
 
-def _cut(
-    step: object, timeout: float | None, cause: BaseException | None
-) -> TimeoutError:
-    late = TimeoutError(f"{step} was cut after {timeout:g} s")
+def _cut(step: object, age: float, cause: BaseException | None) -> TimeoutError:
+    late = TimeoutError(f"{step} was cut after {round(age, 2):g} s")
     late.__cause__ = cause
     return late
 

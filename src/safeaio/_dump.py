@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ._stack import suspended_at
 
-_PATIENCE = 0.2  # seconds for a reader that does not read, and as much for the flush
+_PATIENCE = 0.15  # seconds for a reader that does not read, and as much for the flush
 _ATOM = 512  # a pipe that is ready takes as much without blocking, on every system
 
 
@@ -31,6 +31,12 @@ def kill(status: int, why: str, loop: asyncio.AbstractEventLoop) -> NoReturn:
         _flush()
     finally:
         os._exit(status)
+
+
+def flush_stdout() -> None:
+    """Flush what was printed, as far as that can be done."""
+    with suppress(Exception):  # None, closed, or nobody reads it
+        sys.stdout.flush()
 
 
 def stderr_fd() -> int:
@@ -77,15 +83,10 @@ def _write(text: str) -> None:
 
 def _flush() -> None:
     """Flush what was printed, unless a blocked thread holds it."""
-    flusher = threading.Thread(target=_flush_stdout, daemon=True)
+    flusher = threading.Thread(target=flush_stdout, daemon=True)
     try:
         flusher.start()
     except RuntimeError:  # the interpreter is on its way out: nothing can start
         flusher.run()
     else:
         flusher.join(_PATIENCE)
-
-
-def _flush_stdout() -> None:
-    with suppress(Exception):
-        sys.stdout.flush()

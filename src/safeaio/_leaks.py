@@ -52,8 +52,16 @@ class Leaks:
                     f"async generator {name}(), not closed, suspended at:\n{''.join(at)}"
                 )
 
-    def find_threads(self) -> list[threading.Thread]:
-        """Take note of the threads that keep the interpreter from exiting; return them."""
+    def ignore(self, threads: set[threading.Thread]) -> None:
+        """Take some threads for known."""
+        self._threads |= threads
+
+    def find_all(self, loop: AbstractEventLoop) -> list[threading.Thread]:
+        """Take note of threads, loops other than `loop`, and child processes.
+
+        Returns:
+            The threads that keep the interpreter from exiting.
+        """
         threads = [
             thread
             for thread in threading.enumerate()
@@ -64,23 +72,14 @@ class Leaks:
                 f"thread {thread.name!r}, for which the interpreter will wait, at:\n"
                 f"{thread_stack(thread)}"
             )
-        return threads
-
-    def find_loops(self) -> None:
-        """Take note of event loops that nobody closed."""
         if self._thorough:
-            self.found += [
-                f"event loop {loop!r}, not closed"
-                for loop in _open_loops()
-                if id(loop) not in self._loops and not loop.is_running()
-            ]
-
-    def find_processes(self) -> None:
-        """Take note of child processes that run on."""
-        self.found += [
-            f"child process {pid}: {command}"
-            for pid, command in _children(since=self._began)
-        ]
+            for other in _open_loops():
+                known = other is loop or id(other) in self._loops
+                if not known and not other.is_running():
+                    self.found.append(f"event loop {other!r}, not closed")
+        for pid, command in _children(since=self._began):
+            self.found.append(f"child process {pid}: {command}")
+        return threads
 
     def __str__(self) -> str:
         return "\n".join(["safeaio.run(): main left behind:", *self.found])
@@ -93,9 +92,11 @@ def _origin(task: asyncio.Task[Any]) -> str:
     return f"created at:\n{''.join(traceback.format_list(created))}"
 
 
-def _is_suspended(found: Any) -> bool:
+def _is_suspended(found: object) -> bool:
     # Before 3.12 one cannot tell those that nobody has begun.
-    return type(found) is AsyncGeneratorType and getattr(found, "ag_suspended", True)
+    return issubclass(type(found), AsyncGeneratorType) and (
+        getattr(found, "ag_suspended", True)
+    )
 
 
 def _open_loops() -> Iterator[AbstractEventLoop]:

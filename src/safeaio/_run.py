@@ -10,7 +10,6 @@
 # 5. The thread that watches never touches the loop, but by `call_soon_threadsafe`.
 
 import asyncio
-import sys
 import threading
 import warnings
 from collections.abc import Coroutine
@@ -22,7 +21,8 @@ from typing import Any, Literal, TypeAlias, final
 
 import attrs
 
-from ._dump import kill
+from ._dump import flush_stdout, kill
+from ._grace import Grace, give
 from ._leaks import Leaks
 from ._shutdown import Phase, Share, Shutdown
 from ._signals import Signals
@@ -64,6 +64,7 @@ class Run:
         self.loop = loop
         self.shutdown = Shutdown(inf if options.grace is None else options.grace)
         self._options = options
+        self._grace = Grace(lambda: self.shutdown.left(monotonic()))
         self._watch = Watch(self.shutdown, self)
         self._signals = Signals(self._signalled)
         self._leaks = Leaks(thorough=options.thorough)
@@ -93,17 +94,19 @@ class Run:
             self._watch.start()
             end.callback(self._close_loop)
             self._take()
+            self._before_loop()  # now: main may block in its first step
+            give(self.loop, self._grace)
             main = self.loop.create_task(coro, context=self._options.context)
             self._main = main
-            end.callback(self._join_workers)
             if self._options.watchdog is not None:
                 watchdog = Watchdog(self.loop, self._options.watchdog)
                 watchdog.start()
                 end.callback(watchdog.stop)
             self._run_main(main)
             self._tear_down(main)
-        error = self._verdict()
-        self._signals.redeliver()
+            self._join_workers()
+            self._threads = self._leaks.find_all(self.loop)
+            error = self._verdict()
         try:
             if error is not None:
                 raise error
@@ -111,6 +114,7 @@ class Run:
         finally:
             del error  # its traceback holds this frame
             self._error = self._escaped = None
+            self._signals.redeliver()
 
     # What the outside asks for
 
@@ -178,6 +182,7 @@ class Run:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+            self._grace.shrink()
         if shutdown.phase >= Phase.CANCEL and main is not None and not self._cancelled:
             self._cancelled = main.cancel()  # 2
         if self._teardown is not None:
@@ -193,6 +198,10 @@ class Run:
             self._signals.take(self._options.signals)
             self._watch.take_wakeup_fd()
 
+    def _before_loop(self) -> None:
+        if self._options.signals:  # uvloop has its own wake-up fd while it runs
+            self.loop.call_soon(self._watch.take_wakeup_fd)
+
     def _run_main(self, main: asyncio.Task[Any]) -> None:
         while not main.done() and not self._left and self._escapes < _MOST_ESCAPES:
             self._stretch(main)
@@ -200,17 +209,19 @@ class Run:
             self._watch.tell(lambda shutdown: shutdown.main_ended(monotonic()))
 
     def _tear_down(self, main: asyncio.Task[Any]) -> None:
-        bounded = self._options.grace is not None
-        self._teardown = Teardown(main, self._leaks, bounded=bounded)
+        grace = self._options.grace
+        self._teardown = Teardown(main, self._leaks, bounded=grace is not None)
         task = self.loop.create_task(self._teardown.run())
+        # Most teardowns are over before it is worth the while to wake the thread.
+        poke = self.loop.call_later((grace or 0.0) / 100, self._watch.poke)
         for awaited in (task, main):  # a main that was left: until it has to be killed
             while not awaited.done() and self._escapes < _MOST_ESCAPES:
                 self._stretch(awaited)
+        poke.cancel()
 
     def _stretch(self, task: asyncio.Task[Any]) -> None:
         """Run the loop until a task has ended, or something is thrown out of it."""
-        if self._options.signals:
-            self.loop.call_soon(self._watch.take_wakeup_fd)  # uvloop has its own
+        self._before_loop()
         self.loop.call_soon(self._obey)  # what was said while it stood still
         try:
             self.loop.run_until_complete(task)
@@ -227,6 +238,7 @@ class Run:
             self._escapes += 1
             self._escaped = self._escaped or exc
             self._watch.tell(lambda shutdown: shutdown.interrupt(monotonic()))  # 1
+            self._watch.poke()
 
     def _join_workers(self) -> None:
         for thread in worker_threads(self.loop):
@@ -234,13 +246,10 @@ class Run:
             thread.join(None if rest == inf else max(rest, 0.0))
 
     def _close_loop(self) -> None:
-        self._threads = self._leaks.find_threads()
         try:
             self.loop.close()
         except Exception as exc:  # noqa: BLE001 - reported; the end goes on
             report(self.loop, f"{OWNER}: could not close the loop", exc)
-        self._leaks.find_loops()
-        self._leaks.find_processes()
 
     def _give_back(self) -> None:
         self._signals.give_back()  # 4
@@ -251,7 +260,7 @@ class Run:
             and self.shutdown.signum is not None
             and self._options.exit_on_stuck_thread
         ):
-            sys.stdout.flush()  # while that is sure to work
+            flush_stdout()  # while that is sure to work
         else:
             self._watch.stop()
 

@@ -407,7 +407,8 @@ def cleanup_scope(
             `CleanupScope.deadline`. It does not count for the cleanup.
         cleanup_timeout: The seconds after which each step of the cleanup is cut, by one
             cancel; a deferred call that ignores it is given up after as long again.
-            None: never.
+            None: never. While `safeaio.run` shuts down, no step gets more than its
+            `grace` leaves.
 
     Returns:
         An async context manager for the scope.

@@ -17,7 +17,8 @@ import attrs
 SPACING = 0.25
 LAST_SECOND = 1.0
 
-_DRAIN, _LEAVE, _CLOSE = 0.6, 0.9, 0.97  # of `grace`
+# Of `grace`; a cleanup is cut a little before nobody waits for its task any more.
+_DRAIN, _STEPS, _TASKS, _CLOSED = 0.6, 0.85, 0.9, 0.97
 
 
 class Phase(IntEnum):
@@ -60,6 +61,7 @@ class Shutdown:
     reason: str | None = attrs.field(default=None, init=False)
     began_at: float = attrs.field(default=inf, init=False)
     drain_until: float = attrs.field(default=inf, init=False)
+    steps_until: float = attrs.field(default=inf, init=False)
     tasks_until: float = attrs.field(default=inf, init=False)
     closed_until: float = attrs.field(default=inf, init=False)
     ends_at: float = attrs.field(default=inf, init=False)
@@ -98,6 +100,7 @@ class Shutdown:
             self._hurried = True
             self._set_ends(now, min(LAST_SECOND, max(self.ends_at - now, 0.0)))
         else:
+            self._set_ends(now, 0.0)
             self._enter(Phase.HARD)
 
     def request(self, reason: str | None, now: float, *, subscribed: bool) -> None:
@@ -149,14 +152,16 @@ class Shutdown:
     def left(self, now: float) -> float:
         """The seconds that one step of a cleanup may take; infinity without a shutdown.
 
-        While tasks are waited for, all that is left of their share; of the rest, half,
-        so that every step after it gets some.
+        All that is left of the share for that; of what comes after it half, so that
+        every further step gets some.
         """
         if not self.begun:
             return inf
-        if now < self.tasks_until:
-            return self.tasks_until - now
-        return max(self.ends_at - now, 0.0) / 2
+        until = self.drain_until if self.phase is Phase.DRAIN else self.steps_until
+        if now < until:
+            return until - now
+        until = self.tasks_until if now < self.tasks_until else self.ends_at
+        return max(until - now, 0.0) / 2
 
     def _begin(self, now: float, *, subscribed: bool) -> None:
         self.began_at = now
@@ -166,8 +171,9 @@ class Shutdown:
 
     def _set_ends(self, now: float, rest: float) -> None:
         self.drain_until = min(self.drain_until, now + _DRAIN * rest)
-        self.tasks_until = min(self.tasks_until, now + _LEAVE * rest)
-        self.closed_until = min(self.closed_until, now + _CLOSE * rest)
+        self.steps_until = min(self.steps_until, now + _STEPS * rest)
+        self.tasks_until = min(self.tasks_until, now + _TASKS * rest)
+        self.closed_until = min(self.closed_until, now + _CLOSED * rest)
         self.ends_at = min(self.ends_at, now + rest)  # 2
 
     def _enter(self, phase: Phase) -> None:

@@ -33,11 +33,11 @@ class Teardown:
         self._loop = main.get_loop()
         self._main = main
         self._leaks = leaks
-        self._children: Children[None] | None = None
+        self._waiting: Children[None] | None = None
         self._stuck_after = None if bounded else STUCK_AFTER
         self._share = Share.ANYTHING
         self._enough = self._loop.create_future()
-        self._since = self._loop.time()
+        self._since = 0.0
 
     async def run(self) -> None:
         """Take every step, whatever the one before raised."""
@@ -55,24 +55,27 @@ class Teardown:
     def limit(self, share: Share) -> None:
         """Wait for no more than `share` has it."""
         self._share = share
-        if share >= Share.TEARDOWN and self._children is not None:
+        if share >= Share.TEARDOWN and self._waiting is not None:
             age = self._loop.time() - self._since
-            for stuck in self._children.abandon(age):
+            for stuck in self._waiting.abandon(age):
                 self._loop.call_exception_handler({"message": stuck})
         if share >= Share.NOTHING and not self._enough.done():
             self._enough.set_result(None)
 
     async def _end_tasks(self) -> None:
-        self._children = children = Children[None](OWNER, self._stuck_after)
-        known: set[asyncio.Task[Any]] = {self._main, children.host or self._main}
+        children = Children[None](OWNER, self._stuck_after)
+        known = {self._main, asyncio.current_task()}
         while tasks := asyncio.all_tasks(self._loop) - known:
             known |= tasks
             for task in tasks:
                 self._take(children, task)
             children.cancel()
+            self._since = self._loop.time()
+            await _a_few_turns()
+            self._waiting = children
             self.limit(self._share)
             await children.wait(shielded=True)
-            if self._share >= Share.TEARDOWN or not self._main.done():
+            if self._share >= Share.TEARDOWN:
                 return
 
     def _take(self, children: Children[None], task: asyncio.Task[Any]) -> None:
@@ -106,11 +109,13 @@ class Teardown:
 
     async def _shut_executor(self) -> None:
         closing = self._loop.shutdown_default_executor()
+        before = set(threading.enumerate())
         while True:
             try:
                 waiting_for = closing.send(None)
             except StopIteration:
                 return
+            self._leaks.ignore(set(threading.enumerate()) - before)  # waits for others
             if not await self._within(waiting_for):
                 _unfinished.append(closing)
                 return

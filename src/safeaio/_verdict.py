@@ -61,8 +61,7 @@ def _split(
     if is_fatal(error):
         return error, None
     if isinstance(error, BaseExceptionGroup):
-        group: Any = error
-        leaf, rest = group.split(is_fatal)
+        leaf, rest = cast("Any", error).split(is_fatal)
         while isinstance(leaf, BaseExceptionGroup):
             leaf = cast("Any", leaf).exceptions[0]
         if leaf is not None:

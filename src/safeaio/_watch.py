@@ -26,7 +26,7 @@ from ._shutdown import Phase, Shutdown
 
 _POKE = b"\0"  # no signal has this number
 _LONGEST = 86400.0  # what a socket, or faulthandler, may be asked to wait for
-_BACKSTOP = 0.5  # what the thread gets to end the process, before faulthandler does
+_BACKSTOP = 0.4  # what the thread gets to end the process, before faulthandler does
 
 
 class Watched(Protocol):
@@ -124,10 +124,9 @@ class Watch:
         self.poke()
 
     def tell(self, event: Callable[[Shutdown], None]) -> None:
-        """Let `event` change the shutdown, and see that it is obeyed."""
+        """Let `event` change the shutdown; `poke` if that cannot wait."""
         with self._lock:
             self._tell(event)
-        self.poke()
 
     def hear(self, signum: int, now: float) -> None:
         """Count a signal by its handler."""
@@ -140,24 +139,25 @@ class Watch:
 
     def stop(self) -> None:
         """End the thread."""
-        faulthandler_off = self._armed_for < inf
         self._writer.close()
         self._thread.join()
         self._reader.close()
-        if faulthandler_off:
-            faulthandler.cancel_dump_traceback_later()
+        self._disarm()
 
     def forget(self) -> None:
-        """Close what a forked child has inherited; the thread it has not."""
+        """Let go of what a forked child has inherited; the thread it has not."""
+        if self._before is not None:
+            signal.set_wakeup_fd(-1)  # else its signals would be written to its parent
         for copy in self._forwards:
             os.close(copy)
         self._writer.close()
         self._reader.close()
 
     def _tell(self, event: Callable[[Shutdown], None]) -> None:
-        before = (self._shutdown.phase, self._shutdown.share)
-        event(self._shutdown)
-        if (self._shutdown.phase, self._shutdown.share) != before:
+        shutdown = self._shutdown
+        before = (shutdown.phase, shutdown.share, shutdown.ends_at)
+        event(shutdown)
+        if (shutdown.phase, shutdown.share, shutdown.ends_at) != before:
             self._watched.wake()
         self._arm()
 
@@ -178,9 +178,14 @@ class Watch:
         if not self._shutdown.begun or ends_at == self._armed_for or rest > _LONGEST:
             return
         self._armed_for = ends_at
-        faulthandler.dump_traceback_later(
-            max(rest, 0.0) + _BACKSTOP, exit=True, file=stderr_fd()
-        )
+        with suppress(OSError, RuntimeError, ValueError):  # a backstop, and no more
+            faulthandler.dump_traceback_later(
+                max(rest, 0.0) + _BACKSTOP, exit=True, file=stderr_fd()
+            )
+
+    def _disarm(self) -> None:
+        if self._armed_for < inf:
+            faulthandler.cancel_dump_traceback_later()
 
     def _run(self) -> None:
         while True:
@@ -190,6 +195,7 @@ class Watch:
                 rest = self._shutdown.next_tick - monotonic()
             if hard:
                 self._watched.end_process()
+                self._disarm()  # after all, there was nothing to end
                 return
             if rest <= 0.0:
                 continue

@@ -4,17 +4,17 @@
 Exception
 ├── ExceptionGroup
 │   └── CleanupError (also a SafeaioError)
-├── SafeaioError
-│   ├── ChildCancelled
-│   ├── CleanupError
-│   ├── LeakError
-│   └── TaskStuckError
-└── Warning
-    ├── ResourceWarning
-    │   └── LeakWarning
-    └── RuntimeWarning
-        ├── CancellationSwallowedWarning
-        └── TaskStuckWarning
+└── SafeaioError
+    ├── ChildCancelled
+    ├── CleanupError
+    ├── LeakError
+    └── TaskStuckError
+Warning
+├── ResourceWarning
+│   └── LeakWarning
+└── RuntimeWarning
+    ├── CancellationSwallowedWarning
+    └── TaskStuckWarning
 SystemExit
 └── Terminated
 ```

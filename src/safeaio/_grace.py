@@ -1,0 +1,97 @@
+"""Limits of cleanup that shrink when the run of its loop shuts down."""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from math import inf
+from typing import final
+from weakref import WeakKeyDictionary
+
+
+@final
+class Grace:
+    """What a loop's run leaves to cleanup.
+
+    Args:
+        left: Returns the seconds that one step may take from now on; infinity without a
+            shutdown.
+    """
+
+    def __init__(self, left: Callable[[], float]) -> None:
+        self.left = left
+        self.limits: set[Limit] = set()
+
+    def shrink(self) -> None:
+        """Have every limit look again: there is less left."""
+        for limit in tuple(self.limits):
+            limit.set()
+
+
+_graces: WeakKeyDictionary[asyncio.AbstractEventLoop, Grace] = WeakKeyDictionary()
+
+
+def give(loop: asyncio.AbstractEventLoop, grace: Grace) -> None:
+    """Have every limit in a loop follow `grace`."""
+    _graces[loop] = grace
+
+
+@final
+class Limit:
+    """Calls back after some seconds, or earlier if a shutdown leaves less.
+
+    Args:
+        loop: The running loop.
+        seconds: How long, without a shutdown; None for no limit.
+        callback: Called once, in the loop.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        seconds: float | None,
+        callback: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._callback = callback
+        self._began = loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._grace = _graces.get(loop)
+        if self._grace is not None:
+            self._grace.limits.add(self)
+        self.set()
+
+    @property
+    def age(self) -> float:
+        """The seconds since it was set; where it has ended of itself, those it had."""
+        age = self._loop.time() - self._began
+        if self._seconds is None or age < self._seconds - 0.01:  # timers may be early
+            return age
+        return self._seconds
+
+    def set(self) -> None:
+        """Set the timer to what is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        ends = inf if self._seconds is None else self._began + self._seconds
+        if self._grace is not None:
+            ends = min(ends, self._loop.time() + self._grace.left())
+        if ends < inf:
+            self._timer = self._loop.call_at(ends, self._call, context=Context())
+
+    def cancel(self) -> None:
+        """Do not call back."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._grace is not None:
+            self._grace.limits.discard(self)
+        self._callback = _nothing  # it may hold whoever holds this
+
+    def _call(self) -> None:
+        callback = self._callback
+        self.cancel()
+        callback()
+
+
+def _nothing() -> None:
+    pass

@@ -31,8 +31,13 @@ _graces: WeakKeyDictionary[asyncio.AbstractEventLoop, Grace] = WeakKeyDictionary
 
 
 def give(loop: asyncio.AbstractEventLoop, grace: Grace) -> None:
-    """Have every limit in a loop follow `grace`."""
+    """Have every limit in a loop follow `grace`, which must not lead to the loop."""
     _graces[loop] = grace
+
+
+def take_back(loop: asyncio.AbstractEventLoop) -> None:
+    """Have limits follow nothing; those that nobody cancelled hold the loop."""
+    _graces.pop(loop, None)
 
 
 @final
@@ -45,6 +50,8 @@ class Limit:
         callback: Called once, in the loop.
     """
 
+    __slots__ = ("_began", "_callback", "_grace", "_loop", "_seconds", "_timer")
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -56,7 +63,7 @@ class Limit:
         self._callback = callback
         self._began = loop.time()
         self._timer: asyncio.TimerHandle | None = None
-        self._grace = _graces.get(loop)
+        self._grace = _graces.get(loop) if _graces else None
         if self._grace is not None:
             self._grace.limits.add(self)
         self.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import opcode
 import os
 import sys
 import threading
@@ -18,6 +19,8 @@ from ._stack import suspended_at
 # Processes that `multiprocessing` starts for itself, and ends with the interpreter.
 _HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 
+_RETURN = opcode.opmap["RETURN_GENERATOR"]  # where one that nobody has begun stands
+
 
 @final
 class Leaks:
@@ -31,7 +34,10 @@ class Leaks:
         self.found: list[str] = []
         self._thorough = thorough  # searching the whole heap takes long
         self._threads = set(threading.enumerate())
-        self._loops = {id(loop) for loop in _open_loops()} if thorough else set[int]()
+        self._before: set[int] = set()
+        if thorough:
+            self._before.update(map(id, _open_loops()))
+            self._before.update(map(id, _suspended_generators()))
         self._began = _uptime()
 
     def add_task(self, task: asyncio.Task[Any]) -> None:
@@ -43,9 +49,9 @@ class Leaks:
         """Take note of those that were begun, and neither ended nor closed."""
         generators = getattr(loop, "_asyncgens", None)
         if generators is None and self._thorough:  # uvloop does not show them
-            generators = filter(_is_suspended, gc.get_objects())
+            generators = _suspended_generators()
         for generator in tuple(generators or ()):
-            if generator.ag_frame is not None:
+            if generator.ag_frame is not None and id(generator) not in self._before:
                 at = traceback.format_stack(generator.ag_frame, limit=1)
                 name = generator.__qualname__
                 self.found.append(
@@ -74,7 +80,7 @@ class Leaks:
             )
         if self._thorough:
             for other in _open_loops():
-                known = other is loop or id(other) in self._loops
+                known = other is loop or id(other) in self._before
                 if not known and not other.is_running():
                     self.found.append(f"event loop {other!r}, not closed")
         for pid, command in _children(since=self._began):
@@ -92,11 +98,17 @@ def _origin(task: asyncio.Task[Any]) -> str:
     return f"created at:\n{''.join(traceback.format_list(created))}"
 
 
-def _is_suspended(found: object) -> bool:
-    # Before 3.12 one cannot tell those that nobody has begun.
-    return issubclass(type(found), AsyncGeneratorType) and (
-        getattr(found, "ag_suspended", True)
-    )
+def _suspended_generators() -> Iterator[AsyncGeneratorType[Any, Any]]:
+    for found in gc.get_objects():
+        if issubclass(type(found), AsyncGeneratorType) and _is_begun(found):
+            yield found
+
+
+def _is_begun(generator: Any) -> bool:
+    if sys.version_info >= (3, 12):
+        return bool(generator.ag_suspended)
+    frame = generator.ag_frame
+    return frame is not None and frame.f_code.co_code[frame.f_lasti] != _RETURN
 
 
 def _open_loops() -> Iterator[AbstractEventLoop]:

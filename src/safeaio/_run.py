@@ -21,8 +21,9 @@ from typing import Any, Literal, TypeAlias, final
 
 import attrs
 
+from ._crew import error_of
 from ._dump import flush_stdout, kill
-from ._grace import Grace, give
+from ._grace import Grace, give, take_back
 from ._leaks import Leaks
 from ._shutdown import Phase, Share, Shutdown
 from ._signals import Signals
@@ -62,9 +63,10 @@ class Run:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, options: Options) -> None:
         self.loop = loop
-        self.shutdown = Shutdown(inf if options.grace is None else options.grace)
+        shutdown = Shutdown(inf if options.grace is None else options.grace)
+        self.shutdown = shutdown
         self._options = options
-        self._grace = Grace(lambda: self.shutdown.left(monotonic()))
+        self._grace = Grace(lambda: shutdown.left(monotonic()))
         self._watch = Watch(self.shutdown, self)
         self._signals = Signals(self._signalled)
         self._leaks = Leaks(thorough=options.thorough)
@@ -96,6 +98,7 @@ class Run:
             self._take()
             self._before_loop()  # now: main may block in its first step
             give(self.loop, self._grace)
+            end.callback(take_back, self.loop)
             main = self.loop.create_task(coro, context=self._options.context)
             self._main = main
             if self._options.watchdog is not None:
@@ -137,6 +140,14 @@ class Run:
             await waiter
         finally:
             self._waiters.discard(waiter)
+
+    def before_fork(self) -> None:
+        """Put away what a child could not."""
+        self._watch.before_fork()
+
+    def after_fork(self) -> None:
+        """Take it up again, in the parent."""
+        self._watch.after_fork()
 
     def forget(self) -> None:
         """Give back, in a forked child, what this process does not have."""
@@ -218,6 +229,8 @@ class Run:
             while not awaited.done() and self._escapes < _MOST_ESCAPES:
                 self._stretch(awaited)
         poke.cancel()
+        if self._left and main.done():  # unseen, if it ended during the teardown
+            self._error = self._error or error_of(main)
 
     def _stretch(self, task: asyncio.Task[Any]) -> None:
         """Run the loop until a task has ended, or something is thrown out of it."""

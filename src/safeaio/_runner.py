@@ -120,7 +120,7 @@ def run(  # type: ignore[misc]  # mypy: of *args: *Ts it asks for more than Any
             grace=_checked_seconds("grace", grace),
             signals=check_signals(signals),
             on_leak=_checked_on_leak(on_leak),
-            context=context,
+            context=_checked_context(context),
             watchdog=_checked_watchdog(watchdog),
             exit_on_stuck_thread=exit_on_stuck_thread,
             thorough=bool(debug) or on_leak == "raise",
@@ -131,9 +131,9 @@ def run(  # type: ignore[misc]  # mypy: of *args: *Ts it asks for more than Any
         loop = _new_loop(loop_factory)
         if debug is not None:
             loop.set_debug(debug)
-        current = Run(loop, options)
         with _lock:
             _refuse_second(allow_concurrent)
+            current = Run(loop, options)
             _active.append(current)
     except BaseException:
         close(coro)
@@ -250,6 +250,11 @@ def _new_loop(factory: LoopFactory | None) -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)  # as asyncio.run does
         return loop
+    if not callable(factory):
+        raise TypeError(
+            f"run(): loop_factory must be a function, got {factory!r}; write "
+            "loop_factory=asyncio.new_event_loop"
+        )
     made = factory()
     if not isinstance(made, asyncio.AbstractEventLoop):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"run(): loop_factory must return an event loop, got {made!r}")
@@ -268,6 +273,15 @@ def _let_go(loop: asyncio.AbstractEventLoop, factory: LoopFactory | None) -> Non
 def _checked_seconds(name: str, value: float | None) -> float | None:
     check_seconds(f"run(): {name}", value)
     return value
+
+
+def _checked_context(value: object) -> Context | None:
+    if value is None or isinstance(value, Context):
+        return value
+    raise TypeError(
+        f"run(): context must be a contextvars.Context, got {value!r}; write "
+        "context=contextvars.copy_context()"
+    )
 
 
 def _checked_watchdog(value: float | None) -> float | None:
@@ -295,5 +309,17 @@ def _forget() -> None:
         _active.pop().forget()
 
 
+def _before_fork() -> None:
+    for active in _active:
+        active.before_fork()
+
+
+def _after_fork() -> None:
+    for active in _active:
+        active.after_fork()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget
+    )

@@ -98,7 +98,7 @@ class Shutdown:
             self._enter(Phase.CANCEL)
         elif not self._hurried:
             self._hurried = True
-            self._set_ends(now, min(LAST_SECOND, max(self.ends_at - now, 0.0)))
+            self._set_ends(now, LAST_SECOND)
         else:
             self._set_ends(now, 0.0)
             self._enter(Phase.HARD)

@@ -63,7 +63,7 @@ class Teardown:
             self._enough.set_result(None)
 
     async def _end_tasks(self) -> None:
-        children = Children[None](OWNER, self._stuck_after)
+        children: Children[None] = Children(OWNER, self._stuck_after)
         known = {self._main, asyncio.current_task()}
         while tasks := asyncio.all_tasks(self._loop) - known:
             known |= tasks

@@ -28,23 +28,21 @@ def verdict(
     Returns:
         The error to raise, if any, and the one that it hides, if any.
     """
-    if isinstance(error, asyncio.CancelledError) and interrupt is not None:
+    fatal, hidden = _split(error)
+    if escaped is not None and escaped is not fatal:  # it was first
+        fatal = escaped
+        hidden = None if isinstance(error, asyncio.CancelledError) else error
+        hidden = _without(hidden, escaped)
+    if fatal is not None:
+        if hidden is not None:
+            _add_context(fatal, hidden)
+        return fatal, hidden
+    if interrupt is not None and isinstance(error, asyncio.CancelledError):
         interrupt.__context__ = error
-        error = interrupt
-        hidden = None
-    else:
-        fatal, hidden = _split(error)
-        if fatal is not None:
-            error = fatal
-        elif interrupt is not None and error is not None:
-            _note(error, interrupt)
-    if escaped is not None and escaped is not error:
-        if not isinstance(error, asyncio.CancelledError) and error is not interrupt:
-            hidden = error
-        error = escaped
-    if error is not None and hidden is not None:
-        _add_context(error, hidden)
-    return error, hidden
+        return interrupt, None
+    if interrupt is not None and error is not None:
+        _note(error, interrupt)
+    return error, None
 
 
 def interrupt_of(signum: int | None, reason: str | None) -> Fatal:
@@ -56,7 +54,7 @@ def interrupt_of(signum: int | None, reason: str | None) -> Fatal:
 
 def _split(
     error: BaseException | None,
-) -> tuple[Fatal | None, BaseException | None]:
+) -> tuple[BaseException | None, BaseException | None]:
     """Return the first KeyboardInterrupt or SystemExit in `error`, and what else there is."""
     if is_fatal(error):
         return error, None
@@ -67,6 +65,15 @@ def _split(
         if leaf is not None:
             return leaf, rest
     return None, None
+
+
+def _without(error: BaseException | None, leaf: BaseException) -> BaseException | None:
+    def is_leaf(part: object) -> bool:
+        return part is leaf
+
+    if isinstance(error, BaseExceptionGroup):
+        _, error = cast("Any", error).split(is_leaf)
+    return error
 
 
 def _note(error: BaseException, interrupt: Fatal) -> None:

@@ -144,6 +144,16 @@ class Watch:
         self._reader.close()
         self._disarm()
 
+    def before_fork(self) -> None:
+        """Turn off faulthandler's timer: a child would wait for it for ever."""
+        with self._lock:
+            self._disarm()
+
+    def after_fork(self) -> None:
+        """Turn the timer on again."""
+        with self._lock:
+            self._arm()
+
     def forget(self) -> None:
         """Let go of what a forked child has inherited; the thread it has not."""
         if self._before is not None:
@@ -185,6 +195,7 @@ class Watch:
 
     def _disarm(self) -> None:
         if self._armed_for < inf:
+            self._armed_for = inf
             faulthandler.cancel_dump_traceback_later()
 
     def _run(self) -> None:
@@ -196,6 +207,8 @@ class Watch:
             if hard:
                 self._watched.end_process()
                 self._disarm()  # after all, there was nothing to end
+                self._writer.close()
+                self._reader.close()
                 return
             if rest <= 0.0:
                 continue

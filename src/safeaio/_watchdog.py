@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 import traceback
+from contextlib import suppress
 from sys import _current_frames  # pyright: ignore[reportPrivateUsage] - public, and documented
 from typing import final
 
@@ -21,7 +22,7 @@ class Watchdog:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._loop = loop
-        self._seconds = seconds
+        self._seconds = min(seconds, threading.TIMEOUT_MAX)
         self._watched = threading.get_ident()
         self._beat = threading.Event()
         self._stopped = threading.Event()
@@ -53,8 +54,9 @@ class Watchdog:
     def _report(self) -> None:
         frame = _current_frames().get(self._watched)
         stack = "" if frame is None else "".join(traceback.format_stack(frame))
-        _logger.warning(
-            "the event loop has not run for %g s; its thread is at:\n%s",
-            self._seconds,
-            stack,
-        )
+        with suppress(Exception):  # of somebody's log handler
+            _logger.warning(
+                "the event loop has not run for %g s; its thread is at:\n%s",
+                self._seconds,
+                stack,
+            )

@@ -96,7 +96,7 @@ class Run:
             self._watch.start()
             end.callback(self._close_loop)
             self._take()
-            self._before_loop()  # now: main may block in its first step
+            self._before_loop()  # before main, which may block in its first step
             give(self.loop, self._grace)
             end.callback(take_back, self.loop)
             main = self.loop.create_task(coro, context=self._options.context)
@@ -210,7 +210,8 @@ class Run:
             self._watch.take_wakeup_fd()
 
     def _before_loop(self) -> None:
-        if self._options.signals:  # uvloop has its own wake-up fd while it runs
+        """Have the wake-up fd taken when the loop starts: uvloop has its own."""
+        if self._options.signals:
             self.loop.call_soon(self._watch.take_wakeup_fd)
 
     def _run_main(self, main: asyncio.Task[Any]) -> None:
@@ -234,7 +235,6 @@ class Run:
 
     def _stretch(self, task: asyncio.Task[Any]) -> None:
         """Run the loop until a task has ended, or something is thrown out of it."""
-        self._before_loop()
         self.loop.call_soon(self._obey)  # what was said while it stood still
         try:
             self.loop.run_until_complete(task)
@@ -242,6 +242,7 @@ class Run:
             self._thrown(task, exc)
         finally:
             self._watch.loop_stopped()
+            self._before_loop()
 
     def _thrown(self, task: asyncio.Task[Any], exc: BaseException) -> None:
         if _raised(task, exc):

@@ -14,7 +14,7 @@ from typing import final
 
 import attrs
 
-SPACING = 0.25
+SPACING = 0.2  # two that were sent 0.25 s apart may be seen closer to each other
 LAST_SECOND = 1.0
 
 # Of `grace`; a cleanup is cut a little before nobody waits for its task any more.

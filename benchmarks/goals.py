@@ -12,7 +12,7 @@ import attrs
 
 from safeaio import bounded_gather, bounded_map, bounded_stream
 
-from . import cleanup
+from . import cleanup, runner
 from .gaps import Gaps, longest_gaps
 from .memory import peak_memory
 from .race import NEVER, ONCE, never, once
@@ -214,6 +214,11 @@ async def _cleanup_cost(
     return await cleanup.ratio(ours, by_hand, n // figures.scale, figures.plan.repeats)
 
 
+async def _run_cost(figure: str, n: int, repeats: int, figures: Figures) -> float:
+    scaled = max(n // figures.scale, 1), max(repeats // figures.scale, 3)
+    return await runner.measure(figure, *scaled)
+
+
 async def _import_time(figures: Figures) -> float:
     """Return the milliseconds that the import adds to a process which has anyio."""
     times = [await _time_import() for _ in range(1 + figures.samples * 10)]
@@ -307,6 +312,44 @@ GOALS = [
                 cleanup.cancel_by_hand,
                 10_000,
                 1.2,
+            ),
+        )
+    ],
+    *[
+        Goal(name, partial(_run_cost, figure, n, repeats), unit, at_most=bound)
+        for name, figure, n, repeats, unit, bound in (
+            (
+                "run, empty: time beyond asyncio.run's",
+                "again",
+                1,
+                501,
+                "ms",
+                1.0,
+            ),
+            (
+                "run, empty: the same, the first one in a process",
+                "fresh",
+                1,
+                101,
+                "ms",
+                1.0,
+            ),
+            (
+                "run: CPU time over asyncio.run's beside an idle thread (20,000 turns)",
+                "turns",
+                20_000,
+                61,
+                "x",
+                1.02,
+            ),
+            ("run: the same (8,000 tasks)", "tasks", 8_000, 61, "x", 1.02),
+            (
+                "run: CPU time over asyncio.run's alone (20,000 turns)",
+                "turns alone",
+                20_000,
+                61,
+                "x",
+                1.08,
             ),
         )
     ],

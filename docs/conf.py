@@ -16,7 +16,7 @@ default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", r"(?!safeaio).*"),
     # Of other projects: to link them would need their inventories, and a network.
-    ("py:.*", r"(anyio|asyncio|collections|warnings)\..*"),
+    ("py:.*", r"(anyio|asyncio|collections|contextvars|warnings)\..*"),
     ("py:class", r"Abstract(Async)?ContextManager|[TR]"),
 ]
 autodoc_member_order = "bysource"

@@ -13,12 +13,14 @@ from collections.abc import Callable
 
 import tour_cleanup
 import tour_fetch
+import tour_shutdown
 from tour_stage import Report, Stage
 
 CHAPTERS: list[Callable[[Stage], Report]] = [
     tour_fetch.everything,
     tour_fetch.first_failure,
     tour_cleanup.second_cancel,
+    tour_shutdown.real_signals,
 ]
 
 

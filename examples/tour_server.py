@@ -8,6 +8,8 @@ import asyncio
 import json
 import sys
 
+import safeaio
+
 PAGE_TIME = 0.01
 PAGE = b"x" * 4096
 
@@ -79,4 +81,4 @@ async def main(limit: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    safeaio.run(main, int(sys.argv[1]))

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+import safeaio
 from safeaio import cancel_and_wait, cleanup_scope
 
 
@@ -26,7 +27,7 @@ class Service:
         self.done: list[str] = []
 
     async def start(self) -> None:
-        self.file = await asyncio.to_thread(_new_file)
+        self.file = await asyncio.to_thread(new_file)
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", "input()", stdin=asyncio.subprocess.PIPE
         )
@@ -60,7 +61,7 @@ class Service:
         await self.remove_file()
 
 
-def _new_file() -> Path:
+def new_file() -> Path:
     handle, name = tempfile.mkstemp()
     os.close(handle)
     return Path(name)
@@ -159,4 +160,4 @@ async def sweep_up(service: Service) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    safeaio.run(main, sys.argv[1])

@@ -44,13 +44,14 @@ class Child:
 
 
 @contextmanager
-def child(script: str, *args: object) -> Iterator[Child]:
+def child(script: str, *args: object, quiet: bool = False) -> Iterator[Child]:
     """Run a script of this folder in a process that does not outlive the block."""
     command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, args)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL if quiet else None,
         text=True,
         start_new_session=True,  # Ctrl-C is for us alone; the child is killed below
     ) as process:

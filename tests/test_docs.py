@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 DIRECTIVE = re.compile(r"^\.\. auto(\w+):: ([\w.]+)(?:\((.*)\))?", re.MULTILINE)
 # Defaults that are no literals.
 DEFAULTS: dict[str, object] = {
+    "(SIGINT, SIGTERM)": (signal.SIGINT, signal.SIGTERM),
     "tuple(Route)": tuple(safeaio.testing.Route),
     "VirtualClockLoop": safeaio.testing.VirtualClockLoop,
 }

@@ -12,22 +12,29 @@ TOUR = [sys.executable, str(EXAMPLES / "tour.py"), "--json", "--pages"]
 LIMIT = 50
 SERVER_LIMIT = 64
 GOOD_PAGES = 299  # page 100 fails
+STOPS_WITHIN = 3.5  # its grace, and a bit
 PATIENCE = 180.0
 
 BOUNDED = ("bounded_map", "bounded_stream")
 UNSAFE = ("asyncio.gather", "semaphore + gather")
 
+Rows = dict[str, list[dict[str, Any]]]
 Numbers = dict[str, dict[str, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def numbers() -> Numbers:
+def chapters() -> Rows:
     tour = subprocess.run(
         [*TOUR, "300"], stdout=subprocess.PIPE, text=True, timeout=PATIENCE, check=True
     )
+    rows: Rows = json.loads(tour.stdout)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def numbers(chapters: Rows) -> Numbers:
     return {
-        chapter: {row["way"]: row for row in rows}
-        for chapter, rows in json.loads(tour.stdout).items()
+        chapter: {row["way"]: row for row in rows} for chapter, rows in chapters.items()
     }
 
 
@@ -79,6 +86,28 @@ def test_raw_cleanup_leaves_debris(numbers: Numbers, way: str) -> None:
     row = numbers["second_cancel"][way]
     assert row["steps done"] < 3
     assert row["files left"] == row["processes left"] == 1
+
+
+def test_safeaio_run_cleans_up_in_time(chapters: Rows) -> None:
+    """Whichever signals come, once or twice, and whatever will not die."""
+    rows = [row for row in chapters["real_signals"] if row["way"] == "safeaio.run"]
+    assert [row["cleaned up"] for row in rows] == [2] * 5
+    assert max(row["seconds"] for row in rows) < STOPS_WITHIN
+    assert [row["status"] for row in rows] == [
+        "by SIGINT" if row["stopped by"].startswith("Ctrl-C") else "143" for row in rows
+    ]
+
+
+def test_asyncio_run_does_not(chapters: Rows) -> None:
+    """SIGTERM and a second Ctrl-C end it where it stands; a stuck task makes it hang."""
+    rows = [row for row in chapters["real_signals"] if row["way"] == "asyncio.run"]
+    assert [(row["cleaned up"], row["status"]) for row in rows] == [
+        (0, "by SIGTERM"),
+        (0, "by SIGTERM"),
+        (0, "by SIGINT"),
+        (0, "by SIGTERM"),
+        (2, "hangs"),
+    ]
 
 
 @pytest.mark.parametrize(

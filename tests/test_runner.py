@@ -1576,6 +1576,19 @@ def test_memory_is_flat(loop: LoopFactory) -> None:
         tracemalloc.stop()
 
 
+@EVERY_LOOP
+def test_leaves_no_cycles(loop: LoopFactory) -> None:
+    """What a run was made of is gone with it: nothing waits for the garbage collector."""
+    run(nothing, loop_factory=loop)  # imports
+    gc.collect()
+    gc.disable()
+    try:
+        run(nothing, loop_factory=loop)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 def test_leak_error_is_in_the_reports() -> None:
     """`on_leak="raise"` does not hide what main raised."""
 

@@ -78,6 +78,7 @@ class Signals:
             signum, previous = self._previous.popitem()
             if self.owns(signum):
                 signal.signal(signum, previous)
+        self._wake = _nothing  # it leads to whoever holds this
 
     def redeliver(self) -> None:
         """Send again what arrived too late for us."""
@@ -89,6 +90,10 @@ class Signals:
         self.arrived += 1
         self.pending.append(signum)
         self._wake()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _default(signum: int) -> object:

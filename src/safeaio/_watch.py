@@ -143,6 +143,7 @@ class Watch:
         self._thread.join()
         self._reader.close()
         self._disarm()
+        del self._watched  # it holds this
 
     def before_fork(self) -> None:
         """Turn off faulthandler's timer: a child would wait for it for ever."""

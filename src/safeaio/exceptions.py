@@ -146,7 +146,7 @@ class Terminated(SystemExit):
         super().__init__(signum, reason)
         self.signum = signum
         self.reason = reason
-        self.code = 0 if signum is None else 128 + signum
+        self.code: str | int | None = 0 if signum is None else 128 + signum
 
     def __str__(self) -> str:
         if self.signum is not None:

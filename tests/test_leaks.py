@@ -15,7 +15,7 @@ import pytest
 import uvloop
 
 from safeaio import LeakError, LeakWarning, run
-from safeaio._leaks import Leaks
+from safeaio._leaks import Leaks, _runs
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 LOOPS: dict[str, LoopFactory] = {
@@ -327,3 +327,10 @@ def test_search_does_not_ask_proxies() -> None:
         warnings.simplefilter("error")
         run(asyncio.sleep, 0, on_leak="raise")
     assert type(proxy) is Proxy
+
+
+def test_process_that_has_ended() -> None:
+    """It is none that was left behind, although it was there a moment ago."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert not _runs(process.pid, since=0.0)

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from math import inf, nan
+from time import monotonic
 from typing import Any, cast
 
 import anyio
@@ -36,6 +37,7 @@ from safeaio import (
 )
 from safeaio._run import Options, Run
 from safeaio._runner import _active, _forget
+from safeaio._shutdown import Shutdown
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 LOOPS: dict[str, LoopFactory] = {
@@ -1611,3 +1613,157 @@ def test_leak_error_is_in_the_reports() -> None:
     with pytest.warns(safeaio.LeakWarning), pytest.raises(Error):
         run(main, on_leak="raise")
     assert issubclass(LeakError, safeaio.SafeaioError)
+
+
+async def end_late(raising: Exception | None = None) -> None:
+    """Be cancelled, and take more than the share of tasks, but not all of the grace."""
+    quiet(asyncio.get_running_loop())
+    child = asyncio.create_task(forever())
+    request_shutdown()
+    try:
+        await forever()
+    finally:
+        with suppress(asyncio.CancelledError):
+            await child  # until the teardown cancels it, too
+        if raising is not None:
+            raise raising
+
+
+def quiet(loop: asyncio.AbstractEventLoop) -> None:
+    loop.set_exception_handler(lambda *_: None)
+
+
+@EVERY_LOOP
+def test_main_that_ends_in_the_share_of_the_teardown(loop: LoopFactory) -> None:
+    """It is left at 90 %, and yet has ended when all is over: it has its verdict."""
+    with pytest.raises(Terminated):
+        run(end_late, grace=1.0, loop_factory=loop)
+
+
+@EVERY_LOOP
+def test_main_that_raises_in_the_share_of_the_teardown(loop: LoopFactory) -> None:
+    """What it raises is not lost."""
+    with pytest.raises(Error) as caught:
+        run(end_late, Error(), grace=1.0, loop_factory=loop)
+    assert isinstance(caught.value.__context__, Terminated)
+
+
+async def end_last() -> None:
+    """Be cancelled, and end only after the teardown has."""
+    quiet(asyncio.get_running_loop())
+    request_shutdown()
+    try:
+        await forever()
+    finally:
+        await asyncio.sleep(1.93)
+
+
+@EVERY_LOOP
+def test_main_that_ends_after_the_teardown(loop: LoopFactory) -> None:
+    """The loop runs on for it, as long as the process lives."""
+    with pytest.raises(Terminated):
+        run(end_last, grace=2.0, loop_factory=loop)
+
+
+@EVERY_LOOP
+def test_group_with_a_system_exit(loop: LoopFactory) -> None:
+    """The exit leaves, the same object; what was beside it is reported."""
+    told: list[dict[str, Any]] = []
+    gone, beside = SystemExit(3), Error()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: told.append(context)
+        )
+        raise BaseExceptionGroup("both", [beside, gone])
+
+    with pytest.raises(SystemExit) as caught:
+        run(main, loop_factory=loop)
+    assert caught.value is gone
+    assert [context["exception"].exceptions for context in told] == [(beside,)]
+
+
+@EVERY_LOOP
+def test_leftover_that_returns(loop: LoopFactory) -> None:
+    """Nothing is reported of one that takes its cancel back, but that it was there."""
+
+    async def leftover() -> None:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(leftover()))
+        await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    run(main, loop_factory=loop, on_leak="ignore")
+    assert tasks[0].done()
+    assert not tasks[0].cancelled()
+
+
+def test_handler_that_is_called_later() -> None:
+    """Somebody may have kept our handler, and call it when the run is over."""
+
+    async def main() -> Any:
+        return signal.getsignal(signal.SIGTERM)
+
+    handler = run(main)
+    handler(signal.SIGTERM, None)
+
+
+@pytest.mark.parametrize(
+    ("begin", "why"),
+    [
+        (
+            lambda shutdown: shutdown.signal(15, monotonic(), subscribed=False),
+            "SIGTERM",
+        ),
+        (
+            lambda shutdown: shutdown.request("idle", monotonic(), subscribed=False),
+            "request_shutdown(): idle",
+        ),
+        (
+            lambda shutdown: shutdown.request(None, monotonic(), subscribed=False),
+            "request_shutdown()",
+        ),
+    ],
+)
+def test_last_words(
+    begin: Callable[[Shutdown], None], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They say for how long the process was given time, and since what."""
+    killed: list[tuple[int, str]] = []
+    monkeypatch.setattr(
+        "safeaio._run.kill", lambda status, why, _: killed.append((status, why))
+    )
+    loop = asyncio.new_event_loop()
+    current = Run(loop, Options(8.0, (), "warn", None, None, True, False))
+    begin(current.shutdown)
+    current.end_process()
+    current.forget()
+    loop.close()
+    ((status, said),) = killed
+    assert status == current.shutdown.status
+    assert said == f"safeaio.run(): not over 0.0 s after {why}"
+
+
+@EVERY_LOOP
+def test_waiter_that_is_cancelled_as_the_shutdown_begins(loop: LoopFactory) -> None:
+    """Its cancel stands."""
+
+    async def main() -> bool:
+        task = asyncio.create_task(wait_for_shutdown())
+        await asyncio.sleep(0)
+        (current,) = _active
+        current.shutdown.request(None, monotonic(), subscribed=True)
+        task.cancel()
+        current._obey()
+        with suppress(asyncio.CancelledError):
+            await task
+        return task.cancelled()
+
+    assert run(main, loop_factory=loop)

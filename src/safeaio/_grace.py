@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from math import inf
 from typing import final
@@ -92,13 +93,10 @@ class Limit:
             self._timer.cancel()
         if self._grace is not None:
             self._grace.limits.discard(self)
-        self._callback = _nothing  # it may hold whoever holds this
+        with suppress(AttributeError):  # done
+            del self._callback  # it may hold whoever holds this
 
     def _call(self) -> None:
         callback = self._callback
         self.cancel()
         callback()
-
-
-def _nothing() -> None:
-    pass

@@ -124,26 +124,27 @@ def _uptime() -> float:
 
 def _children(since: float) -> Iterator[tuple[int, str]]:
     """Find the living children that were started after `since`; on Linux only."""
-    if sys.platform != "linux":
-        return
-    for pid in _child_pids():
-        try:
-            with open(f"/proc/{pid}/stat") as stat:
-                fields = stat.read().rpartition(")")[2].split()
-            with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-                command = cmdline.read()
-        except OSError:  # ended meanwhile
-            continue
-        started = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
-        if fields[0] == "Z" or started < since or any(h in command for h in _HELPERS):
-            continue
-        yield pid, command.replace(b"\0", b" ").decode(errors="replace").strip()
+    if sys.platform == "linux":
+        for thread in os.listdir("/proc/self/task"):
+            for pid in _read(f"/proc/self/task/{thread}/children").split():
+                if _runs(int(pid), since):
+                    command = _read(f"/proc/{int(pid)}/cmdline").replace(b"\0", b" ")
+                    yield int(pid), command.decode(errors="replace").strip()
 
 
-def _child_pids() -> Iterator[int]:
-    for thread in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{thread}/children") as children:
-                yield from map(int, children.read().split())
-        except OSError:  # the thread ended, or the kernel does not tell
-            continue
+def _runs(pid: int, since: float) -> bool:
+    """Tell whether a process lives, began after `since`, and is the program's own."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if not fields or fields[0] == b"Z":
+        return False
+    began = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
+    command = _read(f"/proc/{pid}/cmdline")
+    return began >= since and not any(helper in command for helper in _HELPERS)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:  # the process, or the thread, has ended
+        return b""

@@ -70,7 +70,7 @@ class Run:
         self._watch = Watch(self.shutdown, self)
         self._signals = Signals(self._signalled)
         self._leaks = Leaks(thorough=options.thorough)
-        self._main: asyncio.Task[Any] | None = None
+        self._main: asyncio.Task[Any]  # from before the loop runs
         self._teardown: Teardown | None = None
         self._waiters: set[asyncio.Future[None]] = set()
         self._polled = False
@@ -194,7 +194,7 @@ class Run:
                 if not waiter.done():
                     waiter.set_result(None)
             self._grace.shrink()
-        if shutdown.phase >= Phase.CANCEL and main is not None and not self._cancelled:
+        if shutdown.phase >= Phase.CANCEL and not self._cancelled:
             self._cancelled = main.cancel()  # 2
         if self._teardown is not None:
             self._teardown.limit(shutdown.share)
@@ -245,9 +245,8 @@ class Run:
             self._before_loop()
 
     def _thrown(self, task: asyncio.Task[Any], exc: BaseException) -> None:
-        if _raised(task, exc):
-            if task is self._main:
-                self._error = exc
+        if _raised(task, exc):  # main: the teardown raises nothing
+            self._error = exc
         elif not self._left or self._teardown is not None:  # else we stopped it
             self._escapes += 1
             self._escaped = self._escaped or exc

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
@@ -319,7 +320,7 @@ def _after_fork() -> None:
         active.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":  # pragma: no branch
     os.register_at_fork(
         before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget
     )

@@ -211,9 +211,10 @@ class Watch:
                 self._writer.close()
                 self._reader.close()
                 return
-            if rest <= 0.0:
-                continue
-            self._reader.settimeout(None if rest == inf else min(rest, _LONGEST))
+            # Not 0, which would mean not to wait at all, but to fail.
+            self._reader.settimeout(
+                None if rest == inf else min(max(rest, 1e-4), _LONGEST)
+            )
             try:
                 data = self._reader.recv(4096)
             except TimeoutError:

@@ -43,10 +43,7 @@ class Watchdog:
     def _run(self) -> None:
         while not self._stopped.wait(self._seconds / 2):
             self._beat.clear()
-            try:
-                self._loop.call_soon_threadsafe(self._beat.set)
-            except RuntimeError:  # closed
-                return
+            self._loop.call_soon_threadsafe(self._beat.set)
             if not self._beat.wait(self._seconds):
                 self._report()
                 self._beat.wait()

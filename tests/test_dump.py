@@ -73,11 +73,11 @@ def test_stack_of_a_thread_that_ended() -> None:
     assert _dump.thread_stack(thread) == ""
 
 
-def test_write(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write(iter([monkeypatch: pytest.MonkeyPatch])) -> None:
     """All of it arrives, in as many pieces as the pipe takes."""
     reader, writer = os.pipe()
     monkeypatch.setattr(sys, "stderr", Stream(writer))
-    _dump._write("x" * 5000 + "ü\udcff")
+    _dump._write(iter(["x" * 5000 + "ü\udcff"]))
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         assert pipe.read() == b"x" * 5000 + "ü".encode() + rb"\udcff"
@@ -88,12 +88,12 @@ def test_write_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     monkeypatch.setattr(sys, "stderr", Stream(writer))
     began = monotonic()
-    _dump._write("x" * 1_000_000)
+    _dump._write(iter(["x" * 1_000_000]))
     assert 0.15 < monotonic() - began < 5.0
     os.close(reader)
-    _dump._write("nobody is there any more")
+    _dump._write(iter(["nobody is there any more"]))
     os.close(writer)
-    _dump._write("nor a descriptor")
+    _dump._write(iter(["nor a descriptor"]))
 
 
 @pytest.mark.parametrize("stderr", [None, object()])

@@ -306,7 +306,7 @@ def test_report_without_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no /proc, no process is found, and nothing fails."""
     monkeypatch.setattr(sys, "platform", "darwin")
     with sleeper() as processes:
-        leaks = Leaks(thorough=False)
+        leaks = Leaks(wanted=True, thorough=False)
         processes.append(subprocess.Popen(["sleep", "60"]))
         loop = asyncio.new_event_loop()
         leaks.find_all(loop)

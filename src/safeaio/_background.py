@@ -74,7 +74,7 @@ def _task(given: object, name: str | None) -> asyncio.Task[Any]:
     if asyncio.iscoroutine(given):
         return loop.create_task(given, name=name)
     if not isinstance(given, asyncio.Task):
-        fix = "; write background(func(...))" if callable(given) else ""
+        fix = "; write background(func(...))"
         raise TypeError(f"background() takes a coroutine or a task, got {given!r}{fix}")
     task: asyncio.Task[Any] = given  # pyright: ignore[reportUnknownVariableType]
     if task.get_loop() is not loop:

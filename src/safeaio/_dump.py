@@ -6,7 +6,7 @@ import select
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from sys import _current_frames  # pyright: ignore[reportPrivateUsage] - public, and documented
 from time import monotonic
@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 
 from ._stack import suspended_at
 
+MOST_TASKS = 100  # more would take longer than there is, and nobody reads them
+
 _PATIENCE = 0.15  # seconds for a reader that does not read, and as much for the flush
 _ATOM = 512  # a pipe that is ready takes as much without blocking, on every system
 
 
 def kill(status: int, why: str, loop: asyncio.AbstractEventLoop) -> NoReturn:
-    """End the process now, after saying where every thread and every task stands.
+    """End the process now, after saying where every thread and many tasks stand.
 
     Args:
         status: The exit status.
@@ -27,7 +29,7 @@ def kill(status: int, why: str, loop: asyncio.AbstractEventLoop) -> NoReturn:
         loop: Whose tasks to name.
     """
     try:
-        _write("".join(_report(why, loop)))
+        _write(_report(why, loop))
         _flush()
     finally:
         os._exit(status)
@@ -39,12 +41,12 @@ def flush_stdout() -> None:
         sys.stdout.flush()
 
 
-def stderr_fd() -> int:
-    """Return the file descriptor of `sys.stderr`, or the usual one."""
+def stderr_fd() -> int | None:
+    """Return the file descriptor of `sys.stderr`, or the usual one, if that is stderr."""
     try:
         return sys.stderr.fileno()
     except Exception:  # noqa: BLE001 - None, closed, or an object of the user's
-        return 2
+        return None if sys.__stderr__ is None else 2
 
 
 def thread_stack(thread: threading.Thread) -> str:
@@ -56,7 +58,8 @@ def thread_stack(thread: threading.Thread) -> str:
 def task_line(task: asyncio.Task[Any]) -> str:
     """Name a task, with its coroutine."""
     coro = task.get_coro()
-    return f"task {task.get_name()!r} ({getattr(coro, '__qualname__', coro)})"
+    name = getattr(coro, "__qualname__", type(coro).__qualname__)
+    return f"task {task.get_name()!r} ({name})"
 
 
 def _report(why: str, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
@@ -64,21 +67,34 @@ def _report(why: str, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             yield f"thread {thread.name!r}:\n{thread_stack(thread)}"
+    tasks = list(_tasks(loop))
+    for task in tasks[:MOST_TASKS]:
+        yield f"{task_line(task)}:\n{suspended_at(task)}"
+    if len(tasks) > MOST_TASKS:
+        yield f"and {len(tasks) - MOST_TASKS} more tasks\n"
+
+
+def _tasks(loop: asyncio.AbstractEventLoop) -> Iterable[asyncio.Task[Any]]:
     with suppress(RuntimeError):  # tasks come and go meanwhile
-        for task in asyncio.all_tasks(loop):
-            yield f"{task_line(task)}:\n{suspended_at(task)}"
+        return asyncio.all_tasks(loop)
+    return ()
 
 
-def _write(text: str) -> None:
+def _write(report: Iterator[str]) -> None:
     """Write to stderr, but not for long: nobody may read the other end."""
     fd = stderr_fd()
-    data = memoryview(text.encode(errors="backslashreplace"))
+    if fd is None:
+        return
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     until = monotonic() + _PATIENCE
-    with suppress(OSError):
-        while data and poll.poll(max(until - monotonic(), 0.0) * 1000):
-            data = data[os.write(fd, data[:_ATOM]) :]
+    with suppress(Exception):  # whatever a task of the user's makes of it
+        for text in report:
+            data = memoryview(text.encode(errors="backslashreplace"))
+            while data:
+                if not poll.poll(max(until - monotonic(), 0.0) * 1000):
+                    return
+                data = data[os.write(fd, data[:_ATOM]) :]
 
 
 def _flush() -> None:

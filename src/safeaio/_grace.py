@@ -51,7 +51,15 @@ class Limit:
         callback: Called once, in the loop.
     """
 
-    __slots__ = ("_began", "_callback", "_grace", "_loop", "_seconds", "_timer")
+    __slots__ = (
+        "_began",
+        "_callback",
+        "_ends",
+        "_grace",
+        "_loop",
+        "_seconds",
+        "_timer",
+    )
 
     def __init__(
         self,
@@ -63,6 +71,7 @@ class Limit:
         self._seconds = seconds
         self._callback = callback
         self._began = loop.time()
+        self._ends = inf if seconds is None else self._began + seconds
         self._timer: asyncio.TimerHandle | None = None
         self._grace = _graces.get(loop) if _graces else None
         if self._grace is not None:
@@ -81,11 +90,10 @@ class Limit:
         """Set the timer to what is left."""
         if self._timer is not None:
             self._timer.cancel()
-        ends = inf if self._seconds is None else self._began + self._seconds
         if self._grace is not None:
-            ends = min(ends, self._loop.time() + self._grace.left())
-        if ends < inf:
-            self._timer = self._loop.call_at(ends, self._call, context=Context())
+            self._ends = min(self._ends, self._loop.time() + self._grace.left())
+        if self._ends < inf:
+            self._timer = self._loop.call_at(self._ends, self._call, context=Context())
 
     def cancel(self) -> None:
         """Do not call back."""

@@ -10,10 +10,11 @@ import time
 import traceback
 from asyncio import AbstractEventLoop
 from collections.abc import Iterator
+from sys import _current_frames  # pyright: ignore[reportPrivateUsage] - public, and documented
 from types import AsyncGeneratorType
 from typing import Any, final
 
-from ._dump import task_line, thread_stack
+from ._dump import MOST_TASKS, task_line, thread_stack
 from ._stack import suspended_at
 
 # Processes that `multiprocessing` starts for itself, and ends with the interpreter.
@@ -26,13 +27,19 @@ _RETURN = opcode.opmap["RETURN_GENERATOR"]  # where one that nobody has begun st
 class Leaks:
     """Finds what was not there when a run began, and is there when it ends.
 
+    Args:
+        wanted: Whether anybody will read of it.
+        thorough: Whether to search the whole heap, which takes long.
+
     Attributes:
         found: What was found so far, one entry for each.
     """
 
-    def __init__(self, *, thorough: bool) -> None:
+    def __init__(self, *, wanted: bool, thorough: bool) -> None:
         self.found: list[str] = []
-        self._thorough = thorough  # searching the whole heap takes long
+        self._wanted = wanted
+        self._thorough = thorough
+        self._tasks = 0
         self._threads = set(threading.enumerate())
         self._before: set[int] = set()
         if thorough:
@@ -42,11 +49,15 @@ class Leaks:
 
     def add_task(self, task: asyncio.Task[Any]) -> None:
         """Take note of a task that main did not wait for."""
-        at = suspended_at(task)
-        self.found.append(f"{task_line(task)}, suspended at:\n{at}{_origin(task)}")
+        self._tasks += 1
+        if self._wanted and self._tasks <= MOST_TASKS:
+            at = suspended_at(task)
+            self.found.append(f"{task_line(task)}, suspended at:\n{at}{_origin(task)}")
 
     def find_async_generators(self, loop: AbstractEventLoop) -> None:
         """Take note of those that were begun, and neither ended nor closed."""
+        if not self._wanted:
+            return
         generators = getattr(loop, "_asyncgens", None)
         if generators is None and self._thorough:  # uvloop does not show them
             generators = _suspended_generators()
@@ -71,24 +82,32 @@ class Leaks:
         threads = [
             thread
             for thread in threading.enumerate()
-            if not thread.daemon and thread not in self._threads
+            if not (thread.daemon or thread in self._threads or _is_idle(thread))
         ]
+        if self._wanted:
+            self._find_threads(threads)
+            self._find_loops(loop)
+            for pid, command in _children(since=self._began):
+                self.found.append(f"child process {pid}: {command}")
+        return threads
+
+    def _find_threads(self, threads: list[threading.Thread]) -> None:
         for thread in threads:
             self.found.append(
                 f"thread {thread.name!r}, for which the interpreter will wait, at:\n"
                 f"{thread_stack(thread)}"
             )
-        if self._thorough:
-            for other in _open_loops():
-                known = other is loop or id(other) in self._before
-                if not known and not other.is_running():
-                    self.found.append(f"event loop {other!r}, not closed")
-        for pid, command in _children(since=self._began):
-            self.found.append(f"child process {pid}: {command}")
-        return threads
+
+    def _find_loops(self, ours: AbstractEventLoop) -> None:
+        for loop in _open_loops() if self._thorough else ():
+            known = loop is ours or id(loop) in self._before
+            if not known and not loop.is_running():
+                self.found.append(f"event loop {loop!r}, not closed")
 
     def __str__(self) -> str:
-        return "\n".join(["safeaio.run(): main left behind:", *self.found])
+        more = self._tasks - MOST_TASKS
+        rest = [f"and {more} more tasks"] if more > 0 else []
+        return "\n".join(["safeaio.run(): main left behind:", *self.found, *rest])
 
 
 def _origin(task: asyncio.Task[Any]) -> str:
@@ -114,8 +133,25 @@ def _is_begun(generator: Any) -> bool:
 def _open_loops() -> Iterator[AbstractEventLoop]:
     for found in gc.get_objects():
         # `isinstance` would ask lazy proxies for their `__class__`.
-        if issubclass(type(found), AbstractEventLoop) and not found.is_closed():
+        if issubclass(type(found), AbstractEventLoop) and not _is_closed(found):
             yield found
+
+
+def _is_closed(loop: AbstractEventLoop) -> bool:
+    try:
+        return loop.is_closed()
+    except NotImplementedError:  # a loop that is none, such as a fake
+        return True
+
+
+def _is_idle(thread: threading.Thread) -> bool:
+    """Tell whether a thread waits for work of an executor: it ends with the interpreter."""
+    frame = _current_frames().get(thread.ident or 0)
+    return (
+        frame is not None
+        and frame.f_code.co_name == "_worker"
+        and frame.f_globals.get("__name__") == "concurrent.futures.thread"
+    )
 
 
 def _uptime() -> float:
@@ -125,7 +161,7 @@ def _uptime() -> float:
 def _children(since: float) -> Iterator[tuple[int, str]]:
     """Find the living children that were started after `since`; on Linux only."""
     if sys.platform == "linux":
-        for thread in os.listdir("/proc/self/task"):
+        for thread in _listed("/proc/self/task"):
             for pid in _read(f"/proc/self/task/{thread}/children").split():
                 if _runs(int(pid), since):
                     command = _read(f"/proc/{int(pid)}/cmdline").replace(b"\0", b" ")
@@ -148,3 +184,10 @@ def _read(path: str) -> bytes:
             return file.read()
     except OSError:  # the process, or the thread, has ended
         return b""
+
+
+def _listed(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:  # no /proc, or too many files are open
+        return []

@@ -10,10 +10,11 @@
 # 5. The thread that watches never touches the loop, but by `call_soon_threadsafe`.
 
 import asyncio
+import sys
 import threading
 import warnings
-from collections.abc import Coroutine
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from contextvars import Context
 from math import inf
 from time import monotonic
@@ -49,7 +50,6 @@ class Options:
     context: Context | None
     watchdog: float | None
     exit_on_stuck_thread: bool
-    thorough: bool
 
 
 @final
@@ -69,7 +69,9 @@ class Run:
         self._grace = Grace(lambda: shutdown.left(monotonic()))
         self._watch = Watch(self.shutdown, self)
         self._signals = Signals(self._signalled)
-        self._leaks = Leaks(thorough=options.thorough)
+        wanted = options.on_leak != "ignore"
+        thorough = wanted and (options.on_leak == "raise" or loop.get_debug())
+        self._leaks = Leaks(wanted=wanted, thorough=thorough)
         self._main: asyncio.Task[Any]  # from before the loop runs
         self._teardown: Teardown | None = None
         self._waiters: set[asyncio.Future[None]] = set()
@@ -92,32 +94,28 @@ class Run:
             BaseException: The verdict.
         """
         with ExitStack() as end:  # 3
+            end.callback(self._signals.redeliver)
             end.callback(self._give_back)
-            self._watch.start()
             end.callback(self._close_loop)
+            self._watch.start()
             self._take()
             self._before_loop()  # before main, which may block in its first step
             give(self.loop, self._grace)
             end.callback(take_back, self.loop)
             main = self.loop.create_task(coro, context=self._options.context)
             self._main = main
-            if self._options.watchdog is not None:
-                watchdog = Watchdog(self.loop, self._options.watchdog)
-                watchdog.start()
-                end.callback(watchdog.stop)
-            self._run_main(main)
-            self._tear_down(main)
-            self._join_workers()
-            self._threads = self._leaks.find_all(self.loop)
-            error = self._verdict()
-        try:
-            if error is not None:
-                raise error
-            return main.result()
-        finally:
-            del error  # its traceback holds this frame
-            self._error = self._escaped = None
-            self._signals.redeliver()
+            with self._watchdog():
+                self._run_main(main)
+                self._tear_down(main)
+            for step in (self._join_workers, self._find_leaks, self._decide):
+                self._attempt(step)
+            self._hear()  # what came in the meantime has been counted by its byte
+            try:
+                if self._error is not None:
+                    raise self._error
+                return main.result()
+            finally:
+                self._error = self._escaped = None  # their tracebacks hold this frame
 
     # What the outside asks for
 
@@ -140,14 +138,6 @@ class Run:
             await waiter
         finally:
             self._waiters.discard(waiter)
-
-    def before_fork(self) -> None:
-        """Put away what a child could not."""
-        self._watch.before_fork()
-
-    def after_fork(self) -> None:
-        """Take it up again, in the parent."""
-        self._watch.after_fork()
 
     def forget(self) -> None:
         """Give back, in a forked child, what this process does not have."""
@@ -209,6 +199,10 @@ class Run:
             self._signals.take(self._options.signals)
             self._watch.take_wakeup_fd()
 
+    def _watchdog(self) -> AbstractContextManager[None]:
+        seconds = self._options.watchdog
+        return nullcontext() if seconds is None else Watchdog(self.loop, seconds)
+
     def _before_loop(self) -> None:
         """Have the wake-up fd taken when the loop starts: uvloop has its own."""
         if self._options.signals:
@@ -253,10 +247,47 @@ class Run:
             self._watch.tell(lambda shutdown: shutdown.interrupt(monotonic()))  # 1
             self._watch.poke()
 
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (KeyboardInterrupt, SystemExit) as exc:
+            self._error, _ = verdict(self._error, exc, None)
+        except Exception as exc:  # noqa: BLE001 - of a handler of the user's
+            with suppress(Exception):
+                sys.excepthook(type(exc), exc, exc.__traceback__)
+
     def _join_workers(self) -> None:
         for thread in worker_threads(self.loop):
-            rest = self.shutdown.closed_until - monotonic()
-            thread.join(None if rest == inf else max(rest, 0.0))
+            while thread.is_alive():
+                rest = self.shutdown.closed_until - monotonic()
+                if rest <= 0.0:
+                    return
+                thread.join(min(rest, 0.1))  # a signal may leave less
+
+    def _find_leaks(self) -> None:
+        self._threads = self._leaks.find_all(self.loop)
+
+    def _decide(self) -> None:
+        interrupt = None
+        if self._cancelled:
+            interrupt = interrupt_of(self.shutdown.signum, self.shutdown.reason)
+        self._error, hidden = verdict(self._error, self._escaped, interrupt)
+        if hidden is not None:
+            report(self.loop, f"{OWNER}: raised beside {self._error!r}", hidden)
+        self._tell_of_leaks()
+
+    def _tell_of_leaks(self) -> None:
+        if not self._leaks.found:
+            return
+        text = str(self._leaks)
+        if self._options.on_leak == "raise" and self._error is None:
+            self._error = LeakError(text)
+            return
+        self.loop.call_exception_handler({"message": text})
+        try:
+            warnings.warn(LeakWarning(text), stacklevel=6)
+        except LeakWarning as exc:  # by a filter
+            self._error = self._error or exc
 
     def _close_loop(self) -> None:
         try:
@@ -277,31 +308,11 @@ class Run:
         else:
             self._watch.stop()
 
-    def _verdict(self) -> BaseException | None:
-        interrupt = None
-        if self._cancelled:
-            interrupt = interrupt_of(self.shutdown.signum, self.shutdown.reason)
-        error, hidden = verdict(self._error, self._escaped, interrupt)
-        if hidden is not None:
-            report(self.loop, f"{OWNER}: raised beside {error!r}", hidden)
-        return self._with_leaks(error)
-
-    def _with_leaks(self, error: BaseException | None) -> BaseException | None:
-        if self._options.on_leak == "ignore" or not self._leaks.found:
-            return error
-        text = str(self._leaks)
-        if self._options.on_leak == "raise" and error is None:
-            return LeakError(text)
-        self.loop.call_exception_handler({"message": text})
-        try:
-            warnings.warn(LeakWarning(text), stacklevel=5)
-        except LeakWarning as exc:  # by a filter
-            return error or exc
-        return error
-
     def _cause(self) -> str:
         if self.shutdown.signum is not None:
             return signal_name(self.shutdown.signum)
+        if not self.shutdown.requested:
+            return repr(self._escaped)
         because = "" if self.shutdown.reason is None else f": {self.shutdown.reason}"
         return f"request_shutdown(){because}"
 

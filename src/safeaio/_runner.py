@@ -92,7 +92,8 @@ def run(  # type: ignore[misc]  # mypy: of *args: *Ts it asks for more than Any
             holds it.
         allow_concurrent: Whether another run may be active in another thread.
         exit_on_stuck_thread: Whether a thread that would keep the process from exiting
-            after a signal is killed with it when `grace` is over.
+            after a signal is killed with it when `grace` is over. Whoever is killed, it
+            is the process, with every other run in it.
 
     Returns:
         What main returns, also after a signal.
@@ -123,9 +124,13 @@ def run(  # type: ignore[misc]  # mypy: of *args: *Ts it asks for more than Any
             on_leak=_checked_on_leak(on_leak),
             context=_checked_context(context),
             watchdog=_checked_watchdog(watchdog),
-            exit_on_stuck_thread=exit_on_stuck_thread,
-            thorough=bool(debug) or on_leak == "raise",
+            exit_on_stuck_thread=_checked_bool(
+                "exit_on_stuck_thread", exit_on_stuck_thread
+            ),
         )
+        _checked_bool("allow_concurrent", allow_concurrent)
+        if debug is not None:
+            _checked_bool("debug", debug)
         _refuse_here(options)
         _refuse_second(allow_concurrent)
         coro = work = coroutine_of(main, args, context)
@@ -145,7 +150,8 @@ def run(  # type: ignore[misc]  # mypy: of *args: *Ts it asks for more than Any
         return current.execute(work)
     finally:
         close(work)  # if it never came to a task
-        _active.remove(current)
+        if current in _active:  # not in a child that main has forked
+            _active.remove(current)
         if loop_factory is None:
             asyncio.set_event_loop(None)
 
@@ -286,11 +292,17 @@ def _checked_context(value: object) -> Context | None:
 
 
 def _checked_watchdog(value: float | None) -> float | None:
-    check_seconds("run(): watchdog", value)
-    if value == 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
         raise ValueError(
-            "run(): watchdog must be more than 0 seconds; write None for none"
+            f"run(): watchdog must be more than 0 seconds, got {value!r}; write None for none"
         )
+    check_seconds("run(): watchdog", value)
+    return value
+
+
+def _checked_bool(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"run(): {name} must be True or False, got {value!r}")
     return value
 
 
@@ -310,17 +322,5 @@ def _forget() -> None:
         _active.pop().forget()
 
 
-def _before_fork() -> None:
-    for active in _active:
-        active.before_fork()
-
-
-def _after_fork() -> None:
-    for active in _active:
-        active.after_fork()
-
-
 if sys.platform != "win32":  # pragma: no branch
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_forget
-    )
+    os.register_at_fork(after_in_child=_forget)

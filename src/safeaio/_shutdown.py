@@ -50,7 +50,8 @@ class Shutdown:
         phase: What to do now.
         share: What may still be waited for, in phase CANCEL and in the teardown.
         signum: The first signal that counted, if any.
-        reason: The reason of the first request, if one began the shutdown.
+        requested: Whether a request began the shutdown.
+        reason: Its reason.
         ends_at: When the budget is used up.
     """
 
@@ -58,6 +59,7 @@ class Shutdown:
     phase: Phase = attrs.field(default=Phase.RUN, init=False)
     share: Share = attrs.field(default=Share.ANYTHING, init=False)
     signum: int | None = attrs.field(default=None, init=False)
+    requested: bool = attrs.field(default=False, init=False)
     reason: str | None = attrs.field(default=None, init=False)
     began_at: float = attrs.field(default=inf, init=False)
     drain_until: float = attrs.field(default=inf, init=False)
@@ -106,7 +108,7 @@ class Shutdown:
     def request(self, reason: str | None, now: float, *, subscribed: bool) -> None:
         """Begin, unless it has begun."""
         if self.phase is Phase.RUN:
-            self.reason = reason
+            self.requested, self.reason = True, reason
             self._begin(now, subscribed=subscribed)
 
     def interrupt(self, now: float) -> None:

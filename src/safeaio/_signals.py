@@ -4,6 +4,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any, cast, final
 
 
@@ -51,6 +52,7 @@ class Signals:
         self.arrived = 0
         self._wake = wake
         self._previous: dict[int, Any] = {}
+        self._over = False
 
     def take(self, signums: Iterable[int]) -> None:
         """Handle those that Python itself, or nobody, handles now; leave the others."""
@@ -74,10 +76,10 @@ class Signals:
 
     def give_back(self) -> None:
         """Restore every handler that is still ours."""
-        while self._previous:
-            signum, previous = self._previous.popitem()
+        for signum, previous in self._previous.items():
             if self.owns(signum):
                 signal.signal(signum, previous)
+        self._over = True
         self._wake = _nothing  # it leads to whoever holds this
 
     def redeliver(self) -> None:
@@ -85,11 +87,23 @@ class Signals:
         while self.pending:
             signal.raise_signal(self.pending.popleft())
 
-    def _arrive(self, signum: int, _: object) -> None:
+    def _arrive(self, signum: int, frame: FrameType | None) -> None:
         # Nothing here may take a lock: it may be held below, in this very thread.
+        if self._over:
+            self._pass_on(signum, frame)
+            return
         self.arrived += 1
         self.pending.append(signum)
         self._wake()
+
+    def _pass_on(self, signum: int, frame: FrameType | None) -> None:
+        """Do what the handler before us does: whoever replaced ours still calls it."""
+        previous = self._previous[signum]
+        if callable(previous):
+            previous(signum, frame)
+        else:
+            signal.signal(signum, previous)
+            signal.raise_signal(signum)
 
 
 def _nothing() -> None:

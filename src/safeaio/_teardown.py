@@ -50,7 +50,9 @@ class Teardown:
             try:
                 await step()
             except BaseException as exc:  # noqa: BLE001 - reported; the next step follows
-                report(self._loop, f"{OWNER}: could not {_what(step)}", exc)
+                # From a callback: what this raises is thrown out of the loop, not of here.
+                message = f"{OWNER}: could not {_what(step)}"
+                self._loop.call_soon(_report_or_throw, self._loop, message, exc)
 
     def limit(self, share: Share) -> None:
         """Wait for no more than `share` has it."""
@@ -71,10 +73,10 @@ class Teardown:
                 self._take(children, task)
             children.cancel()
             self._since = self._loop.time()
-            await _a_few_turns()
+            await _undisturbed(_a_few_turns())
             self._waiting = children
             self.limit(self._share)
-            await children.wait(shielded=True)
+            await _undisturbed(children.wait(shielded=True))
             if self._share >= Share.TEARDOWN:
                 return
 
@@ -124,7 +126,11 @@ class Teardown:
         await _a_few_turns()  # one that was closed still tells its protocol
 
     async def _within(self, future: asyncio.Future[Any]) -> bool:
-        await asyncio.wait([future, self._enough], return_when=asyncio.FIRST_COMPLETED)
+        while not (future.done() or self._enough.done()):
+            either = [future, self._enough]
+            await _undisturbed(
+                asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            )
         return future.done()
 
 
@@ -149,6 +155,24 @@ def report(
     if task is not None:
         context["task"] = task
     loop.call_exception_handler(context)
+
+
+def _report_or_throw(
+    loop: asyncio.AbstractEventLoop, message: str, error: BaseException
+) -> None:
+    if is_fatal(error):
+        raise error
+    report(loop, message, error)
+
+
+async def _undisturbed(work: Coroutine[Any, Any, object]) -> None:
+    """Await `work`; a leftover may cancel every task that it finds."""
+    try:
+        await work
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
 
 
 async def _a_few_turns() -> None:

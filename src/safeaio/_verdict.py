@@ -1,6 +1,8 @@
 """What a run raises in the end."""
 
 import asyncio
+from contextlib import suppress
+from signal import SIGINT
 from typing import Any, TypeGuard, cast
 
 from .exceptions import Terminated
@@ -47,7 +49,7 @@ def verdict(
 
 def interrupt_of(signum: int | None, reason: str | None) -> Fatal:
     """Make what a shutdown raises when main was cancelled for it."""
-    if signum == 2:
+    if signum == SIGINT:
         return KeyboardInterrupt()
     return Terminated(signum, reason)
 
@@ -79,8 +81,9 @@ def _without(error: BaseException | None, leaf: BaseException) -> BaseException 
 def _note(error: BaseException, interrupt: Fatal) -> None:
     """Show with `error` that it came while `interrupt` was on its way."""
     interrupt.__context__ = error.__context__
-    error.__context__ = interrupt
-    error.add_note(f"raised while main was cancelled: {interrupt!r}")
+    with suppress(AttributeError):  # an exception may be frozen
+        error.__context__ = interrupt
+        error.add_note(f"raised while main was cancelled: {interrupt!r}")
 
 
 def _add_context(error: BaseException, hidden: BaseException) -> None:
@@ -93,7 +96,8 @@ def _add_context(error: BaseException, hidden: BaseException) -> None:
             return
         seen.add(id(last))
     if not _leads_to(hidden, seen):
-        last.__context__ = hidden
+        with suppress(AttributeError):
+            last.__context__ = hidden
 
 
 def _leads_to(error: BaseException | None, ids: set[int]) -> bool:

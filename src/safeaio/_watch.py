@@ -9,7 +9,6 @@
 # wake-up fd, and the handler may come late, or once for several. Each of them counts, and
 # the larger count is how many signals there were.
 
-import faulthandler
 import os
 import signal
 import socket
@@ -21,12 +20,11 @@ from math import inf
 from time import monotonic, sleep
 from typing import Protocol, final
 
-from ._dump import stderr_fd
-from ._shutdown import Phase, Shutdown
+from . import _backstop
+from ._shutdown import SPACING, Phase, Shutdown
 
 _POKE = b"\0"  # no signal has this number
-_LONGEST = 86400.0  # what a socket, or faulthandler, may be asked to wait for
-_BACKSTOP = 0.4  # what the thread gets to end the process, before faulthandler does
+_LONGEST = 86400.0  # what a socket may be asked to wait for
 
 
 class Watched(Protocol):
@@ -66,6 +64,8 @@ class Watch:
         self._requests: deque[str | None] = deque()
         self._seen = self._heard = self._counted = 0
         self._armed_for = inf
+        self._stopped = False
+        self._foreign_at = -inf
         self._thread = threading.Thread(
             target=self._run, name="safeaio.run", daemon=True
         )
@@ -80,10 +80,15 @@ class Watch:
         theirs = signal.set_wakeup_fd(mine, warn_on_full_buffer=False)
         if self._before is None:
             self._before = theirs
-        if theirs not in (-1, mine):
+        if theirs in (-1, mine):
+            return
+        try:
             copy = os.dup(theirs)  # uvloop closes its own whenever it stops
-            with self._lock:
-                self._forwards.append(copy)
+        except OSError:  # it is closed already
+            self._before = -1 if self._before == theirs else self._before
+            return
+        with self._lock:
+            self._forwards.append(copy)
 
     def loop_stopped(self) -> None:
         """Forward no longer to the loop, which has put back what it found; main thread only."""
@@ -97,7 +102,10 @@ class Watch:
         """Restore the wake-up fd, unless somebody has taken it from us; main thread only."""
         if self._before is None:
             return
-        theirs = signal.set_wakeup_fd(self._before)
+        try:
+            theirs = signal.set_wakeup_fd(self._before)
+        except (OSError, ValueError):  # closed meanwhile
+            theirs = signal.set_wakeup_fd(-1)
         if theirs not in (-1, self._writer.fileno()):
             signal.set_wakeup_fd(theirs)
         self._before = None
@@ -135,25 +143,21 @@ class Watch:
             if self._heard > self._counted:
                 self._counted = self._heard
                 self._signal(signum, now, subscribed=self._watched.subscribed())
+            if now - self._foreign_at < SPACING and not self._watched.subscribed():
+                # Their handler has called ours: it does not wind up by itself.
+                self._tell(lambda shutdown: shutdown.interrupt(now))
         self.poke()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, if it was started."""
+        with self._lock:
+            self._stopped = True
+            _backstop.disarm(self)
         self._writer.close()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._reader.close()
-        self._disarm()
         del self._watched  # it holds this
-
-    def before_fork(self) -> None:
-        """Turn off faulthandler's timer: a child would wait for it for ever."""
-        with self._lock:
-            self._disarm()
-
-    def after_fork(self) -> None:
-        """Turn the timer on again."""
-        with self._lock:
-            self._arm()
 
     def forget(self) -> None:
         """Let go of what a forked child has inherited; the thread it has not."""
@@ -185,19 +189,9 @@ class Watch:
 
     def _arm(self) -> None:
         ends_at = self._shutdown.ends_at
-        rest = ends_at - monotonic()
-        if not self._shutdown.begun or ends_at == self._armed_for or rest > _LONGEST:
-            return
-        self._armed_for = ends_at
-        with suppress(OSError, RuntimeError, ValueError):  # a backstop, and no more
-            faulthandler.dump_traceback_later(
-                max(rest, 0.0) + _BACKSTOP, exit=True, file=stderr_fd()
-            )
-
-    def _disarm(self) -> None:
-        if self._armed_for < inf:
-            self._armed_for = inf
-            faulthandler.cancel_dump_traceback_later()
+        if self._shutdown.begun and ends_at != self._armed_for and not self._stopped:
+            self._armed_for = ends_at
+            _backstop.arm(self, ends_at)
 
     def _run(self) -> None:
         while True:
@@ -207,7 +201,7 @@ class Watch:
                 rest = self._shutdown.next_tick - monotonic()
             if hard:
                 self._watched.end_process()
-                self._disarm()  # after all, there was nothing to end
+                _backstop.disarm(self)  # after all, there was nothing to end
                 self._writer.close()
                 self._reader.close()
                 return
@@ -241,4 +235,5 @@ class Watch:
         elif signum != signal.SIGINT and self._watched.takes(signum):
             # A server that has put its own handler there winds up by itself. Of SIGINT
             # one cannot tell: a prompt or a debugger takes that for something else.
+            self._foreign_at = now
             self._signal(signum, now, subscribed=True)

@@ -30,11 +30,11 @@ class Watchdog:
             target=self._run, name="safeaio.run watchdog", daemon=True
         )
 
-    def start(self) -> None:
+    def __enter__(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the thread."""
         self._stopped.set()
         self._beat.set()

@@ -73,7 +73,7 @@ def test_stack_of_a_thread_that_ended() -> None:
     assert _dump.thread_stack(thread) == ""
 
 
-def test_write(iter([monkeypatch: pytest.MonkeyPatch])) -> None:
+def test_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it arrives, in as many pieces as the pipe takes."""
     reader, writer = os.pipe()
     monkeypatch.setattr(sys, "stderr", Stream(writer))

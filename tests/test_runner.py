@@ -254,7 +254,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"on_leak": None}, ValueError, '"warn", "raise" or "ignore", got None'),
     ({"watchdog": 0}, ValueError, "more than 0 seconds, got 0; write None for none"),
     ({"watchdog": -1}, ValueError, "run(): watchdog must be more than 0 seconds, got -1"),
-    ({"watchdog": nan}, ValueError, "run(): watchdog must be more than 0 seconds, got -1"),
+    ({"watchdog": nan}, ValueError, "run(): watchdog must be more than 0 seconds, got nan"),
     ({"watchdog": True}, TypeError, "run(): watchdog must be a number of seconds"),
     ({"loop_factory": lambda: None}, TypeError, "must return an event loop, got None"),
     ({"loop_factory": 3}, TypeError, ""),

@@ -292,7 +292,7 @@ def _checked_context(value: object) -> Context | None:
 
 
 def _checked_watchdog(value: float | None) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
         raise ValueError(
             f"run(): watchdog must be more than 0 seconds, got {value!r}; write None for none"
         )

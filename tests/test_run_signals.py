@@ -19,7 +19,7 @@ import pytest
 PROGRAMS = Path(__file__).parent / "programs.py"
 SPACING = 0.3  # between two signals
 LAST_SECOND = 1.0  # what a second signal leaves
-MARGIN = 0.5  # after the deadline; faulthandler's timer takes 0.4 s of it
+MARGIN = 0.5  # after the deadline; faulthandler's timer takes up to 0.4 s of it
 BUFFERED = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
 TIMED_OUT = 1  # the exit status of faulthandler's timer
 PATIENCE = 40.0  # for a program that never gets ready, or never ends

@@ -13,7 +13,7 @@ from time import monotonic
 
 from ._dump import stderr_fd
 
-AFTER = 0.4  # seconds after a deadline, in which the process may end by itself
+AFTER = 0.3  # seconds after a deadline, in which the watch may begin to end the process
 
 _LONGEST = 86400.0  # what faulthandler may be asked to wait for
 

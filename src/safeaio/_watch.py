@@ -23,6 +23,7 @@ from typing import Protocol, final
 from . import _backstop
 from ._shutdown import SPACING, Phase, Shutdown
 
+_LAST_WORDS = 0.4  # seconds to end the process, once there is time to begin with it
 _POKE = b"\0"  # no signal has this number
 _LONGEST = 86400.0  # what a socket may be asked to wait for
 
@@ -200,6 +201,7 @@ class Watch:
                 hard = self._shutdown.phase is Phase.HARD
                 rest = self._shutdown.next_tick - monotonic()
             if hard:
+                _backstop.arm(self, monotonic() + _LAST_WORDS - _backstop.AFTER)
                 self._watched.end_process()
                 _backstop.disarm(self)  # after all, there was nothing to end
                 self._writer.close()

@@ -58,19 +58,27 @@ def test_report_while_tasks_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None
     def fail(_: object) -> set[object]:
         raise RuntimeError("Set changed size during iteration")
 
+    reader, writer = os.pipe()
+    monkeypatch.setattr(sys, "stderr", Stream(writer))
     monkeypatch.setattr(asyncio, "all_tasks", fail)
     loop = asyncio.new_event_loop()
-    assert "".join(_dump._report("why", loop)).startswith("why; ")
+    _dump._write(_dump._report("why", loop))
+    assert os.read(reader, 1 << 16).startswith(b"why; ")
     loop.close()
+    os.close(reader)
+    os.close(writer)
 
 
-def test_stack_of_a_thread_that_ended() -> None:
-    """It has none."""
-    thread = threading.Thread(target=str)
-    assert _dump.thread_stack(thread) == ""
-    thread.start()
-    thread.join()
-    assert _dump.thread_stack(thread) == ""
+async def test_report_of_many_tasks() -> None:
+    """A hundred are enough."""
+    tasks = [asyncio.ensure_future(asyncio.Event().wait()) for _ in range(150)]
+    await asyncio.sleep(0)
+    text = "".join(_dump._report("why", asyncio.get_running_loop()))
+    assert text.count("\ntask ") == 100
+    assert text.endswith("and 51 more tasks\n")
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def test_write(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,3 +174,12 @@ def test_kill(
     with pytest.raises(Killed, match="130"):
         _dump.kill(130, "why", loop)
     loop.close()
+
+
+def test_write_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said, and nothing written to whatever got its descriptor."""
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "__stderr__", None)
+    said = iter(["said"])
+    _dump._write(said)
+    assert list(said) == ["said"]

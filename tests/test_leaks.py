@@ -334,3 +334,14 @@ def test_process_that_has_ended() -> None:
     process = subprocess.Popen(["true"])
     process.wait()
     assert not _runs(process.pid, since=0.0)
+
+
+def test_loop_that_is_none() -> None:
+    """A fake that cannot say whether it is closed is no leak."""
+
+    class Fake(asyncio.AbstractEventLoop): ...
+
+    async def main() -> None:
+        kept.append(Fake())  # type: ignore[abstract]
+
+    run(main, on_leak="raise")

@@ -1,6 +1,7 @@
 """`run` in this very process: what it refuses, whom it lets in, and what it raises."""
 
 import asyncio
+import fcntl
 import functools
 import gc
 import inspect
@@ -8,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -253,8 +255,16 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"on_leak": "log"}, ValueError, '"warn", "raise" or "ignore", got \'log\''),
     ({"on_leak": None}, ValueError, '"warn", "raise" or "ignore", got None'),
     ({"watchdog": 0}, ValueError, "more than 0 seconds, got 0; write None for none"),
-    ({"watchdog": -1}, ValueError, "run(): watchdog must be more than 0 seconds, got -1"),
-    ({"watchdog": nan}, ValueError, "run(): watchdog must be more than 0 seconds, got nan"),
+    (
+        {"watchdog": -1},
+        ValueError,
+        "run(): watchdog must be more than 0 seconds, got -1",
+    ),
+    (
+        {"watchdog": nan},
+        ValueError,
+        "run(): watchdog must be more than 0 seconds, got nan",
+    ),
     ({"watchdog": True}, TypeError, "run(): watchdog must be a number of seconds"),
     ({"loop_factory": lambda: None}, TypeError, "must return an event loop, got None"),
     ({"loop_factory": 3}, TypeError, ""),
@@ -1716,6 +1726,48 @@ def test_handler_that_is_called_later() -> None:
         handler(signal.SIGINT, None)
 
 
+def test_default_that_is_called_later() -> None:
+    """If nothing but the default stood before, it gets the signal."""
+
+    async def main() -> Any:
+        return signal.getsignal(signal.SIGURG)
+
+    handler = run(main, signals=(signal.SIGURG,))
+    handler(signal.SIGURG, None)  # which Linux ignores by default
+    assert signal.getsignal(signal.SIGURG) is signal.SIG_DFL
+
+
+def test_wakeup_fd_that_is_closed() -> None:
+    """It is somebody's mistake, and no reason not to run."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    closed = fcntl.fcntl(writer.fileno(), fcntl.F_DUPFD, 200)  # not to be reused
+    signal.set_wakeup_fd(closed)
+    for fd in (closed, reader.detach(), writer.detach()):
+        os.close(fd)
+    assert run(echo, 1) == 1
+    assert wakeup_fd() == -1
+
+
+def test_exception_handler_that_exits() -> None:
+    """The exit that it asks for leaves the run; what main raised is its context."""
+    error = Error()
+
+    def leave(*_: object) -> None:
+        raise SystemExit(7)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(leave)
+        kept.append(asyncio.create_task(forever()))
+        raise error
+
+    kept: list[asyncio.Task[None]] = []
+    with pytest.raises(SystemExit) as caught:
+        run(main)
+    assert caught.value.code == 7
+    assert caught.value.__context__ is error
+
+
 @pytest.mark.parametrize(
     ("begin", "why"),
     [
@@ -1731,6 +1783,8 @@ def test_handler_that_is_called_later() -> None:
             lambda shutdown: shutdown.request(None, monotonic(), subscribed=False),
             "request_shutdown()",
         ),
+        # What was thrown out of the loop, and here is none.
+        (lambda shutdown: shutdown.interrupt(monotonic()), "None"),
     ],
 )
 def test_last_words(

@@ -299,3 +299,13 @@ def test_forget(theirs: socket.socket) -> None:
     watch.forget()
     assert current() == -1
     assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_reader_that_is_closed() -> None:
+    """Whatever closed it, the thread ends quietly."""
+    watch = Watch(Shutdown(60.0), Run())
+    watch._reader.close()
+    watch.start()
+    watch._thread.join(20)
+    assert not watch._thread.is_alive()
+    watch.stop()

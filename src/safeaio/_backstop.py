@@ -9,6 +9,7 @@ import stat
 import sys
 import threading
 from contextlib import suppress
+from math import inf
 from time import monotonic
 
 from ._dump import stderr_fd
@@ -19,7 +20,7 @@ _LONGEST = 86400.0  # what faulthandler may be asked to wait for
 
 _lock = threading.RLock()  # a handler of the user's may fork
 _deadlines: dict[object, float] = {}
-_nonblocking: list[int] = []
+_opened: list[int] = []
 
 
 def arm(owner: object, deadline: float) -> None:
@@ -37,29 +38,38 @@ def disarm(owner: object) -> None:
 
 
 def _set() -> None:
-    faulthandler.cancel_dump_traceback_later()
-    while _nonblocking:
-        os.close(_nonblocking.pop())
-    rest = min(_deadlines.values(), default=_LONGEST) - monotonic()
+    before, _opened[:] = _opened[:], []
+    rest = min(_deadlines.values(), default=inf) - monotonic()
+    if rest > _LONGEST:
+        faulthandler.cancel_dump_traceback_later()
+    else:
+        # In one call: between two, C code may take the GIL for good, and no timer be set.
+        with suppress(OSError, RuntimeError, ValueError):  # a backstop, and no more
+            faulthandler.dump_traceback_later(
+                max(rest, 0.0) + AFTER, exit=True, file=_output()
+            )
+    for fd in before:
+        os.close(fd)
+
+
+def _output() -> int:
+    """Return where the timer may write without waiting for a reader, if that can be had."""
     fd = stderr_fd()
-    if not _deadlines or rest > _LONGEST or fd is None:
-        return
-    with suppress(OSError, RuntimeError, ValueError):  # a backstop, and no more
-        faulthandler.dump_traceback_later(
-            max(rest, 0.0) + AFTER, exit=True, file=_unblocked(fd)
-        )
-
-
-def _unblocked(fd: int) -> int:
-    """Return what writes to a pipe without waiting for a reader; `fd` for anything else."""
+    path, flags = f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+    if fd is None:
+        path = os.devnull
+    elif not _may_block(fd):
+        return fd
     try:
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            flags = os.O_WRONLY | os.O_NONBLOCK
-            _nonblocking.append(os.open(f"/proc/self/fd/{fd}", flags))
-            return _nonblocking[-1]
+        _opened.append(os.open(path, flags))
     except OSError:  # no /proc
-        pass
-    return fd
+        return fd or 2
+    return _opened[-1]
+
+
+def _may_block(fd: int) -> bool:
+    mode = os.fstat(fd).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)  # a socket cannot be opened again
 
 
 def _before_fork() -> None:
@@ -76,8 +86,8 @@ def _after_fork() -> None:
 
 def _in_child() -> None:
     _deadlines.clear()
-    while _nonblocking:
-        os.close(_nonblocking.pop())
+    while _opened:
+        os.close(_opened.pop())
     _lock.release()
 
 

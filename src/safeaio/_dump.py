@@ -6,7 +6,7 @@ import select
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from sys import _current_frames  # pyright: ignore[reportPrivateUsage] - public, and documented
 from time import monotonic
@@ -67,17 +67,11 @@ def _report(why: str, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             yield f"thread {thread.name!r}:\n{thread_stack(thread)}"
-    tasks = list(_tasks(loop))
+    tasks = list(asyncio.all_tasks(loop))
     for task in tasks[:MOST_TASKS]:
         yield f"{task_line(task)}:\n{suspended_at(task)}"
     if len(tasks) > MOST_TASKS:
         yield f"and {len(tasks) - MOST_TASKS} more tasks\n"
-
-
-def _tasks(loop: asyncio.AbstractEventLoop) -> Iterable[asyncio.Task[Any]]:
-    with suppress(RuntimeError):  # tasks come and go meanwhile
-        return asyncio.all_tasks(loop)
-    return ()
 
 
 def _write(report: Iterator[str]) -> None:
@@ -88,7 +82,7 @@ def _write(report: Iterator[str]) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     until = monotonic() + _PATIENCE
-    with suppress(Exception):  # whatever a task of the user's makes of it
+    with suppress(Exception):  # tasks come and go meanwhile
         for text in report:
             data = memoryview(text.encode(errors="backslashreplace"))
             while data:

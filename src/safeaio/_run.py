@@ -258,11 +258,9 @@ class Run:
 
     def _join_workers(self) -> None:
         for thread in worker_threads(self.loop):
-            while thread.is_alive():
+            while thread.is_alive() and monotonic() < self.shutdown.closed_until:
                 rest = self.shutdown.closed_until - monotonic()
-                if rest <= 0.0:
-                    return
-                thread.join(min(rest, 0.1))  # a signal may leave less
+                thread.join(min(max(rest, 0.0), 0.1))  # a signal may leave less
 
     def _find_leaks(self) -> None:
         self._threads = self._leaks.find_all(self.loop)

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple, overload
 
@@ -150,7 +151,7 @@ def run(  # type: ignore[misc]  # mypy: of *args: *Ts it asks for more than Any
         return current.execute(work)
     finally:
         close(work)  # if it never came to a task
-        if current in _active:  # not in a child that main has forked
+        with suppress(ValueError):  # in a child that main has forked
             _active.remove(current)
         if loop_factory is None:
             asyncio.set_event_loop(None)

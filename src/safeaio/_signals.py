@@ -80,7 +80,7 @@ class Signals:
             if self.owns(signum):
                 signal.signal(signum, previous)
         self._over = True
-        self._wake = _nothing  # it leads to whoever holds this
+        vars(self).pop("_wake", None)  # it leads to whoever holds this
 
     def redeliver(self) -> None:
         """Send again what arrived too late for us."""
@@ -104,10 +104,6 @@ class Signals:
         else:
             signal.signal(signum, previous)
             signal.raise_signal(signum)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _default(signum: int) -> object:

@@ -11,7 +11,7 @@ from ._background import is_background
 from ._leaks import Leaks
 from ._shutdown import Share
 from ._verdict import is_fatal
-from ._wait import STUCK_AFTER, Children
+from ._wait import STUCK_AFTER, Children, current_task
 
 OWNER = "safeaio.run()"
 
@@ -170,9 +170,7 @@ async def _undisturbed(work: Coroutine[Any, Any, object]) -> None:
     try:
         await work
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
+        current_task().uncancel()
 
 
 async def _a_few_turns() -> None:

@@ -173,7 +173,8 @@ class Watch:
         shutdown = self._shutdown
         before = (shutdown.phase, shutdown.share, shutdown.ends_at)
         event(shutdown)
-        if (shutdown.phase, shutdown.share, shutdown.ends_at) != before:
+        changed = (shutdown.phase, shutdown.share, shutdown.ends_at) != before
+        if changed and shutdown.phase is not Phase.HARD:  # then it is our turn
             self._watched.wake()
         self._arm()
 
@@ -207,14 +208,16 @@ class Watch:
                 self._writer.close()
                 self._reader.close()
                 return
-            # Not 0, which would mean not to wait at all, but to fail.
-            self._reader.settimeout(
-                None if rest == inf else min(max(rest, 1e-4), _LONGEST)
-            )
+            wait = min(max(rest, 1e-4), _LONGEST)  # not 0, which would be not to wait
             try:
+                self._reader.settimeout(None if rest == inf else wait)
                 data = self._reader.recv(4096)
             except TimeoutError:
                 continue
+            except (
+                OSError
+            ):  # closed, by an interrupt of the main thread in a bad moment
+                return
             if not data:
                 return
             self._read(data, monotonic())

@@ -7,6 +7,7 @@ ends with its stdin, too, so it cannot outlive whoever started it.
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -86,5 +87,7 @@ def _end_with_stdin() -> None:
 
 
 if __name__ == "__main__":
+    # A shell has its background jobs, and so maybe the tour, ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     RUNNERS[sys.argv[1]](MAINS[sys.argv[2]])

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -29,6 +30,8 @@ if sys.version_info >= (3, 12):
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell has its background jobs ignore SIGINT, which is to be tested here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers", "virtual_time: needs the virtual clock, so not on uvloop"
     )

@@ -74,9 +74,11 @@ def _task(given: object, name: str | None) -> asyncio.Task[Any]:
     if asyncio.iscoroutine(given):
         return loop.create_task(given, name=name)
     if not isinstance(given, asyncio.Task):
-        fix = "; write background(func(...))"
-        raise TypeError(f"background() takes a coroutine or a task, got {given!r}{fix}")
-    task: asyncio.Task[Any] = given  # pyright: ignore[reportUnknownVariableType]
+        raise TypeError(
+            f"background() takes a coroutine or a task, got {given!r}; "
+            "write background(func(...))"
+        )
+    task: asyncio.Task[Any] = given  # pyright: ignore[reportUnknownVariableType] - Any is right
     if task.get_loop() is not loop:
         raise ValueError(
             f"background(): {task!r} belongs to another loop than this one"

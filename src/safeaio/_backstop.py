@@ -63,7 +63,7 @@ def _output() -> int:
     try:
         _opened.append(os.open(path, flags))
     except OSError:  # no /proc
-        return fd or 2
+        return 2 if fd is None else fd
     return _opened[-1]
 
 
@@ -91,7 +91,7 @@ def _in_child() -> None:
     _lock.release()
 
 
-if sys.platform != "win32":  # pragma: no branch
+if sys.platform != "win32":  # pragma: no branch - tested on Linux only
     os.register_at_fork(
         before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child
     )

@@ -323,5 +323,5 @@ def _forget() -> None:
         _active.pop().forget()
 
 
-if sys.platform != "win32":  # pragma: no branch
+if sys.platform != "win32":  # pragma: no branch - tested on Linux only
     os.register_at_fork(after_in_child=_forget)

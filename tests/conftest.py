@@ -30,8 +30,9 @@ if sys.version_info >= (3, 12):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell has its background jobs ignore SIGINT, which is to be tested here.
+    # A shell has its background jobs ignore SIGINT, and nohup SIGHUP: both are tested here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line(
         "markers", "virtual_time: needs the virtual clock, so not on uvloop"
     )

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -280,6 +281,23 @@ def test_process(loop: LoopFactory) -> None:
             run(main, on_leak="raise", loop_factory=loop)
         [line] = str(caught.value).splitlines()[1:]
         assert line == f"child process {processes[1].pid}: sleep 62"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_process_while_no_file_can_be_opened() -> None:
+    """It is not found, and nothing fails."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with sleeper() as processes:
+        leaks = Leaks(wanted=True, thorough=False)
+        processes.append(subprocess.Popen(["sleep", "60"]))
+        loop = asyncio.new_event_loop()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            leaks.find_all(loop)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        loop.close()
+    assert leaks.found == []
 
 
 def test_several() -> None:

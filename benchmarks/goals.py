@@ -12,7 +12,7 @@ import attrs
 
 from safeaio import bounded_gather, bounded_map, bounded_stream
 
-from . import cleanup, runner
+from . import cleanup, runner, supervision
 from .gaps import Gaps, longest_gaps
 from .memory import peak_memory
 from .race import NEVER, ONCE, never, once
@@ -219,6 +219,18 @@ async def _run_cost(figure: str, n: int, repeats: int, figures: Figures) -> floa
     return await runner.measure(figure, *scaled)
 
 
+async def _supervision_cost(
+    ours: supervision.Timed, theirs: supervision.Timed, figures: Figures
+) -> float:
+    n = 10_000 // figures.scale
+    return await supervision.ratio(ours, theirs, n, figures.plan.repeats)
+
+
+async def _restarts(figures: Figures) -> float:
+    n = 100_000 // figures.scale
+    return await supervision.restarts_per_second(n, figures.samples)
+
+
 async def _import_time(figures: Figures) -> float:
     """Return the milliseconds that the import adds to a process which has anyio."""
     times = [await _time_import() for _ in range(1 + figures.samples * 10)]
@@ -353,6 +365,32 @@ GOALS = [
             ),
         )
     ],
+    Goal(
+        "supervise: time over TaskGroup's, started and stopped in order (10,000)",
+        partial(
+            _supervision_cost,
+            supervision.services_in_order,
+            supervision.group_that_is_cancelled,
+        ),
+        "x",
+        at_most=3,
+    ),
+    Goal(
+        "supervise: the same, a pool of short-lived ones (10,000, each awaits once)",
+        partial(
+            _supervision_cost,
+            supervision.pool_of_short_lived,
+            supervision.group_of_short_lived,
+        ),
+        "x",
+        at_most=2,
+    ),
+    Goal(
+        "supervise: restarts of a child that crashes, no delay (100,000)",
+        _restarts,
+        "/s",
+        at_least=15_000,
+    ),
     Goal(
         "import safeaio: time after asyncio and anyio", _import_time, "ms", at_most=40
     ),

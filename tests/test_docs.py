@@ -77,6 +77,8 @@ def _written(args: ast.arguments) -> Iterator[tuple[str, object, object]]:
         yield args.vararg.arg, inspect.Parameter.VAR_POSITIONAL, none
     for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True):
         yield arg.arg, inspect.Parameter.KEYWORD_ONLY, _value(default)
+    if args.kwarg is not None:
+        yield args.kwarg.arg, inspect.Parameter.VAR_KEYWORD, none
 
 
 def _value(default: object) -> object:

@@ -11,13 +11,20 @@ from safeaio.exceptions import (
     CancellationSwallowedWarning,
     ChildCancelled,
     CleanupError,
+    Failure,
     LeakError,
     LeakWarning,
     SafeaioError,
+    SupervisionError,
+    SupervisorClosed,
     TaskStuckError,
     TaskStuckWarning,
     Terminated,
 )
+
+GIVEN_UP = SupervisionError("service 'db' failed 2 times", [OSError("refused")])
+GIVEN_UP.service = "db"
+GIVEN_UP.history = (Failure("db", "OSError('refused')", 12.5),)
 
 EXAMPLES = [
     SafeaioError("x"),
@@ -26,6 +33,8 @@ EXAMPLES = [
     CleanupError("cleanup failed", [ValueError(1), TimeoutError(2)]),
     LeakError("main left behind a task"),
     LeakWarning("main left behind a task"),
+    GIVEN_UP,
+    SupervisorClosed("app"),
     TaskStuckError(("one hangs", "another one, too")),
     TaskStuckWarning("hangs"),
     Terminated(15),
@@ -36,7 +45,7 @@ def ours() -> set[type]:
     return {
         cls
         for _, cls in inspect.getmembers(exceptions, inspect.isclass)
-        if cls.__module__ == exceptions.__name__
+        if cls.__module__ == exceptions.__name__ and issubclass(cls, BaseException)
     }
 
 
@@ -65,7 +74,7 @@ def test_tree_is_the_one_that_is_drawn() -> None:
     drawn: set[tuple[str, str]] = set()
     for line in drawing.strip().splitlines():
         name = line.lstrip(" │├└─").partition(" ")[0]
-        depth = (len(line) - len(name)) // 4
+        depth = line.index(name) // 4
         del parents[depth:]
         if parents:
             drawn.add((parents[-1], name))
@@ -77,6 +86,14 @@ def test_tree_is_the_one_that_is_drawn() -> None:
         ("Warning", "ResourceWarning"),
         ("Warning", "RuntimeWarning"),
     }
+
+
+def test_part_of_a_supervision_error_says_the_same() -> None:
+    """Of which service it is, and what came before."""
+    part, rest = GIVEN_UP.split(OSError)
+    assert rest is None
+    assert isinstance(part, SupervisionError)
+    assert (part.service, part.history) == (GIVEN_UP.service, GIVEN_UP.history)
 
 
 def test_child_cancelled_names_the_child() -> None:

@@ -192,8 +192,8 @@ async def test_3_same_object() -> None:
     seen: list[BaseException] = []
 
     class Spy(Children[str]):  # type: ignore[misc]
-        async def _wait_or_cancel(self) -> asyncio.CancelledError | None:
-            cancel = await super()._wait_or_cancel()
+        async def wait_or_cancel(self) -> asyncio.CancelledError | None:
+            cancel = await super().wait_or_cancel()
             if cancel is not None:
                 seen.append(cancel)
             return cancel

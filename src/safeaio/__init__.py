@@ -2,39 +2,79 @@
 
 from ._background import background
 from ._cancel import cancel_and_wait, shielded
+from ._events import (
+    ChildFailed,
+    ChildFinished,
+    ChildReady,
+    ChildStarting,
+    ChildStopped,
+    ChildStopping,
+    ChildStuck,
+    Event,
+    GroupRestart,
+    SupervisorGaveUp,
+)
 from ._gather import bounded_gather
 from ._group import BoundedGroup, bounded_group
+from ._handle import Handle
 from ._map import bounded_map
 from ._rate import RateLimiter
 from ._runner import request_shutdown, run, shutdown_requested, wait_for_shutdown
 from ._scope import CleanupScope, cleanup_scope
+from ._service import Backoff, Intensity, Service
+from ._snapshot import Health, Snapshot
 from ._stream import bounded_stream
+from ._supervisor import Supervisor, beat, supervise
 from .exceptions import (
     CancellationSwallowedWarning,
     ChildCancelled,
     CleanupError,
+    Failure,
     LeakError,
     LeakWarning,
     SafeaioError,
+    SupervisionError,
+    SupervisorClosed,
     TaskStuckError,
     TaskStuckWarning,
     Terminated,
 )
 
 __all__ = [
+    "Backoff",
     "BoundedGroup",
     "CancellationSwallowedWarning",
     "ChildCancelled",
+    "ChildFailed",
+    "ChildFinished",
+    "ChildReady",
+    "ChildStarting",
+    "ChildStopped",
+    "ChildStopping",
+    "ChildStuck",
     "CleanupError",
     "CleanupScope",
+    "Event",
+    "Failure",
+    "GroupRestart",
+    "Handle",
+    "Health",
+    "Intensity",
     "LeakError",
     "LeakWarning",
     "RateLimiter",
     "SafeaioError",
+    "Service",
+    "Snapshot",
+    "SupervisionError",
+    "Supervisor",
+    "SupervisorClosed",
+    "SupervisorGaveUp",
     "TaskStuckError",
     "TaskStuckWarning",
     "Terminated",
     "background",
+    "beat",
     "bounded_gather",
     "bounded_group",
     "bounded_map",
@@ -45,5 +85,6 @@ __all__ = [
     "run",
     "shielded",
     "shutdown_requested",
+    "supervise",
     "wait_for_shutdown",
 ]

@@ -5,8 +5,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from math import inf
-from typing import final
+from typing import Protocol, final
 from weakref import WeakKeyDictionary
+
+
+class Subscriber(Protocol):
+    """What winds up by itself when the run of its loop shuts down."""
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether it would do anything at the beginning."""
+        ...
+
+    def shut_down(self, *, hurry: bool) -> None:
+        """Wind up; hurry, if that was asked for."""
 
 
 @final
@@ -21,6 +33,17 @@ class Grace:
     def __init__(self, left: Callable[[], float]) -> None:
         self.left = left
         self.limits: set[Limit] = set()
+        self.subscribers: set[Subscriber] = set()
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether anybody would do something about the beginning of a shutdown."""
+        return any(subscriber.subscribed for subscriber in tuple(self.subscribers))
+
+    def shut_down(self, *, hurry: bool) -> None:
+        """Tell whoever has something to wind up."""
+        for subscriber in tuple(self.subscribers):
+            subscriber.shut_down(hurry=hurry)
 
     def shrink(self) -> None:
         """Have every limit look again: there is less left."""
@@ -29,6 +52,20 @@ class Grace:
 
 
 _graces: WeakKeyDictionary[asyncio.AbstractEventLoop, Grace] = WeakKeyDictionary()
+
+
+def subscribe(loop: asyncio.AbstractEventLoop, subscriber: Subscriber) -> None:
+    """Have a shutdown of a loop's run told to `subscriber`."""
+    grace = _graces.get(loop)
+    if grace is not None:
+        grace.subscribers.add(subscriber)
+
+
+def unsubscribe(loop: asyncio.AbstractEventLoop, subscriber: Subscriber) -> None:
+    """Take back `subscribe`."""
+    grace = _graces.get(loop)
+    if grace is not None:
+        grace.subscribers.discard(subscriber)
 
 
 def give(loop: asyncio.AbstractEventLoop, grace: Grace) -> None:

@@ -147,7 +147,7 @@ class Run:
     # What the watch asks for
 
     def subscribed(self) -> bool:
-        return bool(self._polled or self._waiters)
+        return bool(self._polled or self._waiters) or self._grace.subscribed
 
     def takes(self, signum: int) -> bool:
         return self._signals.takes(signum)
@@ -184,6 +184,7 @@ class Run:
                 if not waiter.done():
                     waiter.set_result(None)
             self._grace.shrink()
+            self._grace.shut_down(hurry=shutdown.hurries)
         if shutdown.phase >= Phase.CANCEL and not self._cancelled:
             self._cancelled = main.cancel()  # 2
         if self._teardown is not None:

@@ -70,11 +70,17 @@ class Shutdown:
     _main_ended: bool = attrs.field(default=False, init=False)
     _counted_at: float = attrs.field(default=-inf, init=False)
     _hurried: bool = attrs.field(default=False, init=False)
+    _drained: bool = attrs.field(default=False, init=False)
 
     @property
     def begun(self) -> bool:
         """Whether somebody asked for the end."""
         return self.phase > Phase.RUN
+
+    @property
+    def hurries(self) -> bool:
+        """Whether what winds up has had its time, or a second signal wants it over."""
+        return self._hurried or (self._drained and self.phase > Phase.DRAIN)
 
     @property
     def status(self) -> int:
@@ -168,8 +174,8 @@ class Shutdown:
     def _begin(self, now: float, *, subscribed: bool) -> None:
         self.began_at = now
         self._set_ends(now, self.grace)
-        drains = subscribed and not self._main_ended
-        self._enter(Phase.DRAIN if drains else Phase.CANCEL)
+        self._drained = subscribed and not self._main_ended
+        self._enter(Phase.DRAIN if self._drained else Phase.CANCEL)
 
     def _set_ends(self, now: float, rest: float) -> None:
         self.drain_until = min(self.drain_until, now + _DRAIN * rest)

@@ -194,20 +194,21 @@ class Children(Generic[K]):
             asyncio.CancelledError: The host's own cancel, after the last child ended.
         """
         if cancel is None:
-            cancel = await self._wait_or_cancel()
+            cancel = await self.wait_or_cancel()
         if cancel is None:
             return
         if not shielded:
             self.cancel(_message(cancel))
         with anyio.CancelScope(shield=True):  # 4
             while self.running:  # 2
-                cancel = foremost(cancel, await self._wait_or_cancel())
+                cancel = foremost(cancel, await self.wait_or_cancel())
         try:
             raise cancel
         finally:
             del cancel  # its traceback holds this frame
 
-    async def _wait_or_cancel(self) -> asyncio.CancelledError | None:
+    async def wait_or_cancel(self) -> asyncio.CancelledError | None:
+        """Wait until no child is left; return the host's cancel that came first, if any."""
         try:
             while self.running:
                 self._waiter = self.loop.create_future()

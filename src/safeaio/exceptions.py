@@ -3,11 +3,14 @@
 ```
 Exception
 ├── ExceptionGroup
-│   └── CleanupError (also a SafeaioError)
+│   ├── CleanupError (also a SafeaioError)
+│   └── SupervisionError (also a SafeaioError)
 └── SafeaioError
     ├── ChildCancelled
     ├── CleanupError
     ├── LeakError
+    ├── SupervisionError
+    ├── SupervisorClosed
     └── TaskStuckError
 Warning
 ├── ResourceWarning
@@ -25,6 +28,8 @@ Misuse is a plain `TypeError`, `ValueError` or `RuntimeError`.
 from collections.abc import Sequence
 from signal import Signals
 from typing import Self, final
+
+import attrs
 
 
 def signal_name(signum: int) -> str:
@@ -82,6 +87,61 @@ class LeakError(SafeaioError):
 
     The text lists what that was.
     """
+
+
+@final
+@attrs.frozen
+class Failure:
+    """One failure of a service, in the history of a `SupervisionError`.
+
+    Attributes:
+        service: Its name.
+        error: The text of what it raised, with the class.
+        at: When, on the loop's clock.
+    """
+
+    service: str
+    error: str
+    at: float
+
+
+@final
+class SupervisionError(SafeaioError, ExceptionGroup[Exception]):
+    """A supervisor gave up, or a service of its own failed for good.
+
+    An exception group of what the services themselves raised: the last failure of the one
+    that was given up, if one was, then the others', then what was raised while they
+    stopped.
+
+    Attributes:
+        service: The name of the service that was given up; None if none was.
+        history: Its last failures, the oldest first.
+    """
+
+    service: str | None = None
+    history: tuple[Failure, ...] = ()
+
+    def derive(self, excs: Sequence[Exception], /) -> Self:  # type: ignore[override]
+        """Keep the class, and what it says, when the group is split."""
+        part = type(self)(self.message, excs)
+        part.service, part.history = self.service, self.history
+        return part
+
+
+@final
+class SupervisorClosed(SafeaioError):
+    """A service was to be started by a supervisor that is stopping, or has stopped.
+
+    Attributes:
+        supervisor: Its path.
+    """
+
+    def __init__(self, supervisor: str) -> None:
+        super().__init__(supervisor)
+        self.supervisor = supervisor
+
+    def __str__(self) -> str:
+        return f"supervisor {self.supervisor!r} is stopping, and starts nothing more"
 
 
 @final

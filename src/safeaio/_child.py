@@ -1,0 +1,497 @@
+"""One child of a supervisor: its lives, one after another, each in a task of its own."""
+
+# Invariants; the code names them where it keeps them.
+#
+# 1. There is at most one live task. The next is started after the last has ended.
+# 2. A life is cancelled once; only if it is stuck again, once per interval.
+# 3. There is at most one timer: for the start, the heartbeat or the restart. One more
+#    stands by once it is stuck.
+# 4. Whatever a life does on its stack changes nothing: it asks, and the loop's next turn
+#    answers. An eager task runs its first step inside of `launch`.
+
+import asyncio
+import inspect
+import warnings
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, ContextVar, copy_context
+from enum import StrEnum
+from math import inf
+from types import CoroutineType, TracebackType
+from typing import Any, Protocol, TypeAlias, final
+
+from ._crew import Carried, error_of
+from ._ending import How, ending
+from ._events import ChildReady, ChildStarting, ChildStopping, ChildStuck, text_of
+from ._guard import SLIGHT, Guard
+from ._herald import Herald
+from ._restart import Restarts
+from ._service import Service
+from ._snapshot import Health, Snapshot
+from ._stack import Trace, suspended_at, trace_of
+from ._swallowed import has_swallowed, warn_of
+from .exceptions import Failure, TaskStuckWarning
+
+OWNER = "supervise()"
+
+_KEPT = 8  # failures in a history
+
+
+class State(StrEnum):
+    """Where a child is in its life."""
+
+    WAITING = "waiting"  # for its turn to start
+    STARTING = "starting"
+    READY = "ready"
+    BACKOFF = "backoff"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+LIVE = frozenset({State.STARTING, State.READY, State.STOPPING})
+ENDED = frozenset({State.STOPPED, State.FINISHED, State.FAILED})
+
+
+class Nested(Protocol):
+    """A supervisor that runs inside a child."""
+
+    def snapshot(self) -> Snapshot:
+        """Return what everything in it is doing."""
+        ...
+
+    def health(self) -> Health:
+        """Return how it is."""
+        ...
+
+
+class Order(Protocol):
+    """An ordered stop or start that a child is part of."""
+
+    def advance(self) -> None:
+        """Take whatever step is due."""
+
+    def hurry(self) -> None:
+        """Give up the order."""
+
+    def drop(self, child: "Child") -> None:
+        """Leave a child out."""
+
+    def cancel(self) -> object:
+        """Take no more steps."""
+
+    def starts_again(self, child: "Child") -> bool:
+        """Whether a child that it stops is to be started after that."""
+        ...
+
+
+class Overseer(Protocol):
+    """Who has children, and is told how they are."""
+
+    loop: asyncio.AbstractEventLoop
+    path: str
+    active: int
+    herald: Herald
+    guard: Guard
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether everything was cancelled at once, since nobody can wait for it."""
+        ...
+
+    def create_task(self, child: "Child", context: Context | None) -> asyncio.Task[Any]:
+        """Start a life."""
+        ...
+
+    def watch(self, child: "Child", task: asyncio.Task[Any]) -> None:
+        """Have the end of a life told."""
+
+    def became_ready(self, child: "Child") -> None:
+        """A child that had to report it did so."""
+
+    def stuck(self, child: "Child") -> None:
+        """A child has not ended in time."""
+
+
+Ancestors: TypeAlias = "tuple[Child, ...]"
+
+_ancestors: ContextVar[Ancestors] = ContextVar("safeaio.supervise", default=())
+
+
+def ancestors() -> Ancestors:
+    """Return the children whose lives this is part of, the outermost first."""
+    return _ancestors.get()
+
+
+@final
+class Status:
+    """What a service calls when it is ready: an `anyio.abc.TaskStatus`."""
+
+    __slots__ = ("_child", "_life")
+
+    def __init__(self, child: "Child") -> None:
+        self._child = child
+        self._life = child.life
+
+    def started(self, value: Any = None) -> None:
+        """Take note that the service is ready.
+
+        Raises:
+            RuntimeError: The second time in one life.
+        """
+        self._child.started(self._life, value)
+
+
+@final
+class Child:
+    """A service, and its lives.
+
+    Attributes:
+        overseer: Its supervisor.
+        name: Its name there.
+        service: What it runs.
+        args: With what.
+        static: Whether it was given to `supervise()` itself.
+        reports: Whether it is ready only once it says so.
+        brief: Whether it is forgotten when it ends.
+        state: Where it is.
+        since: For how long, as the time when it came there.
+        first: Whether a failed start is final: nothing has shown yet that it can be up.
+        life: How many it has had.
+        announced: Whether this one has said that it is ready.
+        late: Whether it had ended of itself when it was to be cancelled.
+        ready_at: When it became ready.
+        value: What it gave to `started()` last.
+        error: What it raised last.
+        result: What it returned last.
+        order: The ordered stop or start that it is part of, if it is of one.
+        nested: The supervisor that runs in it.
+        restarts: What its failures lead to.
+        history: Its last ones.
+        failing_since: When the first failure in a row was.
+        due_at: When its timer is due, on the loop's clock; in BACKOFF, its next life.
+    """
+
+    # Defaults of the class: most children of a pool never have anything else.
+    state = State.WAITING
+    first = True
+    since = 0.0
+    life = 0
+    announced = False
+    late = False
+    ready_at = inf
+    value: Any = None
+    error: BaseException | None = None
+    result: Any = None
+    order: "Order | None" = None
+    nested: Nested | None = None
+    task: asyncio.Task[Any] | None = None
+    history: deque[Failure] | None = None
+    _traceback: TracebackType | None = None
+    failing_since = 0.0
+    due_at: float | None = None
+    _restarts: Restarts | None = None
+    _context: Context | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _again: asyncio.TimerHandle | None = None
+    _early = False
+    _doom: Exception | None = None
+    _cancelled_at = 0.0
+    _beaten_at = 0.0
+    _trace: Trace = ()
+    _waiters: list[asyncio.Future[None]] | None = None
+
+    def __init__(
+        self,
+        overseer: Overseer,
+        name: str,
+        service: Service,
+        args: tuple[Any, ...],
+        *,
+        static: bool,
+        reports: bool,
+    ) -> None:
+        self.overseer = overseer
+        self.name = name
+        self.service = service
+        self.args = args
+        self.static = static
+        self.reports = reports
+        self.brief = service.restart == "never"
+        overseer.active += 1
+
+    @property
+    def uptime(self) -> float:
+        """For how many seconds the life that has just ended was ready."""
+        stopped = self.state is State.STOPPING
+        until = self._cancelled_at if stopped else self.overseer.loop.time()
+        return until - self.ready_at
+
+    @property
+    def restarts(self) -> Restarts:
+        if self._restarts is None:
+            self._restarts = Restarts(self.service)
+        return self._restarts
+
+    def keep_context(self) -> None:
+        """Start every life in a copy of the context that is here now."""
+        self._context = copy_context()
+
+    @property
+    def path(self) -> str:
+        return f"{self.overseer.path}/{self.name}"
+
+    @property
+    def live(self) -> bool:
+        """Whether its task has not ended."""
+        return self.task is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its task has, which is about to be told."""
+        return self.task is not None and self.task.done()
+
+    @property
+    def active(self) -> bool:
+        """Whether it lives, or will."""
+        return self.state not in ENDED
+
+    # Its state
+
+    def enter(self, state: State) -> None:
+        """Go on to a state, and wake who waits for that."""
+        overseer = self.overseer
+        ended = state in ENDED
+        if ended != (self.state in ENDED):
+            overseer.active += -1 if ended else 1
+        self.state = state
+        self.since = overseer.loop.time()
+        if self._timer is not None:
+            self._timer.cancel()  # 3
+            self._timer = self.due_at = None
+        if self._waiters is not None:
+            waiters, self._waiters = self._waiters, None
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def changes(self) -> None:
+        """Wait until it enters a state."""
+        waiter = self.overseer.loop.create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        await waiter
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+        """Set the timer of a state."""
+        loop = self.overseer.loop
+        self.due_at = loop.time() + delay
+        self._timer = loop.call_at(self.due_at, callback, context=Context())
+
+    # A life
+
+    def launch(self, *, inline: bool = False) -> None:
+        """Start the next life.
+
+        Args:
+            inline: Whether the caller sees to the end of one that is over at once.
+        """
+        assert self.task is None  # 1
+        overseer = self.overseer
+        self.life += 1
+        overseer.herald.tell(ChildStarting, self, self.life)
+        self.ready_at = inf
+        self.late = False
+        if self.reports:
+            self.announced = False
+            self.enter(State.STARTING)
+        context = None if self._context is None else self._context.copy()
+        self.task = task = overseer.create_task(self, context)
+        if not inline or not task.done():
+            overseer.watch(self, task)
+        if not self.reports:
+            self.become_ready()
+        elif self.service.start_timeout is not None:
+            self.call_later(self.service.start_timeout, self._start_late)
+
+    async def live_on(self, status: Status | None) -> Any:
+        """Run one life."""
+        _ancestors.set((*_ancestors.get(), self))
+        try:
+            keywords = {} if status is None else {"task_status": status}
+            work: Any = self.service.func(*self.args, **keywords)
+            if type(work) is not CoroutineType and not inspect.isawaitable(work):
+                raise TypeError(
+                    f"{OWNER} takes async functions, but {self.service.func!r} returned "
+                    f"{work!r}; write `async def`"
+                )
+            return await work  # pyright: ignore[reportUnknownVariableType]
+        except (KeyboardInterrupt, SystemExit) as exc:
+            raise Carried(exc) from None
+
+    def status(self) -> Status | None:
+        """Make what the next life reports with, if it takes that."""
+        return Status(self) if self.service.reports else None
+
+    def started(self, life: int, value: Any = None) -> None:
+        """Take note that a life is ready; what follows comes in the loop's next turn."""
+        if life != self.life or self.state not in (State.STARTING, State.READY):
+            return
+        if self.announced:
+            raise RuntimeError(
+                f"service {self.name!r} has called task_status.started() before; once "
+                "is enough"
+            )
+        self.value = value
+        self.announced = True
+        self.overseer.loop.call_soon(self._started, life, context=Context())  # 4
+
+    def _started(self, life: int) -> None:
+        if life == self.life and self.state is State.STARTING:
+            self.become_ready()
+            self.overseer.became_ready(self)
+
+    def become_ready(self) -> None:
+        self.first = False
+        self.enter(State.READY)
+        self.ready_at = self.since
+        self.overseer.herald.tell(ChildReady, self)
+        if self.service.watchdog is not None:
+            self.beat()
+
+    def beat(self) -> None:
+        """Begin the time until the next beat anew."""
+        seconds = self.service.watchdog
+        if seconds is None or self.state is not State.READY:
+            return
+        self._beaten_at = self.overseer.loop.time()
+        if self._timer is None:
+            self.call_later(seconds, self._check_beat)
+
+    def take_ending(self) -> tuple[How, BaseException | None]:
+        """Let go of the task that has ended; tell how it did."""
+        task = self.task
+        assert task is not None
+        if self.announced and self.state is State.STARTING:  # in its last step
+            self.become_ready()
+        self.task = self.nested = None
+        stopped = self.state is State.STOPPING
+        error = error_of(task)
+        if error is None and not stopped:  # so end most
+            self.result = task.result()
+            return How.RETURNED, None
+        how, error = ending(self.name, error, stopped=stopped)
+        if stopped and has_swallowed(task):
+            self._warn(lambda: warn_of(OWNER, task, self._trace))
+        if self._doom is not None and how is How.STOPPED:
+            self._doom.__context__ = error
+            how, error, self._doom = How.FAILED, self._doom, None
+        if stopped:
+            self._trace = ()
+            self.overseer.guard.forget(self)
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        return how, error
+
+    def remember(self, error: BaseException) -> None:
+        """Keep an error, and of those before it the text."""
+        if self.history is None:
+            self.history = deque(maxlen=_KEPT)
+        if error is self.error:
+            _cut(error.__traceback__, self._traceback)
+        self.error, self._traceback = error, error.__traceback__
+        now = self.overseer.loop.time()
+        self.history.append(Failure(self.name, text_of(error), now))
+
+    # Its end
+
+    def cancel(
+        self, *, after: float | None = None, doom: Exception | None = None
+    ) -> None:
+        """Tell a live one to end.
+
+        Args:
+            after: Seconds until it is reported as stuck, if not its `stop_timeout`.
+            doom: What it failed with, if that is why.
+        """
+        if self.state is State.STOPPING:
+            self._doom = None
+            return
+        task = self.task
+        assert task is not None
+        self._trace = trace_of(task)
+        if not self.overseer.abandoned and not task.cancel():  # 2
+            self.late = True
+            return
+        self._doom = doom
+        self.enter(State.STOPPING)
+        self._cancelled_at = self.since
+        seconds = self.service.stop_timeout
+        self._early = after is not None and seconds is not None and after < seconds
+        self.overseer.guard.watch(self, after if self._early else seconds)
+        self.overseer.herald.tell(ChildStopping, self)
+
+    def is_stuck(self) -> None:
+        """Cancel it again, unless it has been called stuck early; name it."""
+        task, loop = self.task, self.overseer.loop
+        assert task is not None
+        if task.done():  # in this very turn
+            return
+        if not self._early:
+            task.cancel()  # 2
+        self._early = False
+        age = loop.time() - self._cancelled_at
+        interval = self.service.stop_timeout
+        if interval is not None:
+            rest = interval if age > interval - SLIGHT else interval - age
+            self._again = loop.call_later(rest, self.is_stuck, context=Context())
+        stack = suspended_at(task)
+        self.overseer.herald.tell(ChildStuck, self, age, stack)
+        text = str(ChildStuck(self.path, age, stack))
+        self._warn(lambda: warnings.warn(TaskStuckWarning(text), stacklevel=2))
+        self.overseer.stuck(self)
+
+    def _warn(self, warn: Callable[[], None]) -> None:
+        try:
+            warn()
+        except Warning as exc:  # by a filter
+            self.overseer.loop.call_exception_handler(
+                {
+                    "message": f"{OWNER}: a warning was turned into an error",
+                    "exception": exc,
+                    "task": self.task,
+                }
+            )
+
+    def _start_late(self) -> None:
+        seconds = self.service.start_timeout
+        self.cancel(
+            doom=TimeoutError(
+                f"service {self.name!r} was not ready {seconds} s after its start; it has "
+                "to call task_status.started()"
+            )
+        )
+
+    def _check_beat(self) -> None:
+        seconds = self.service.watchdog
+        assert seconds is not None
+        rest = self._beaten_at + seconds - self.overseer.loop.time()
+        if rest > SLIGHT:
+            self.call_later(rest, self._check_beat)
+            return
+        self.cancel(
+            doom=TimeoutError(
+                f"service {self.name!r} has not called beat() for {seconds} s"
+            )
+        )
+
+
+def _cut(traceback: TracebackType | None, tail: TracebackType | None) -> None:
+    """Cut off what an error that is raised again has kept from the life before."""
+    while traceback is not None and traceback.tb_next is not tail:
+        traceback = traceback.tb_next
+    if traceback is not None:
+        traceback.tb_next = None

@@ -1,0 +1,475 @@
+"""The children of a supervisor, and what follows when one of them ends."""
+
+# Invariants; the code names them where it keeps them.
+#
+# 1. Nothing awaits here: every step is taken in a callback of the loop, so the supervisor
+#    answers in the tick in which it is asked, however its children fail.
+# 2. Nothing is started once the stop has begun.
+# 3. There is at most one turnover of a group; a failure meanwhile becomes part of it.
+# 4. An error is either in the error that is raised in the end, or has been told by an
+#    event and a line in the log.
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from random import random
+from typing import Any, final
+
+import attrs
+
+from ._child import Child, State
+from ._ending import How
+from ._events import (
+    ChildFailed,
+    ChildFinished,
+    ChildStopped,
+    GroupRestart,
+    SupervisorGaveUp,
+)
+from ._guard import Guard
+from ._herald import Herald
+from ._restart import Ending, Then, Window, affected, what_follows
+from ._service import Service, Strategy
+from ._turn import Turn, eager_start, turn_of
+from ._turnover import Turnover
+from ._wait import Children
+from .exceptions import SupervisionError
+
+
+@attrs.define(eq=False, repr=False)
+@final
+class Family:
+    """What a supervisor decides; see the invariants.
+
+    Attributes:
+        path: Where the supervisor is.
+        strategy: Who is restarted when one fails.
+        window: The restarts of all that still count, if they are limited.
+        stop_timeout: Seconds for the ordered stop of all.
+        herald: Tells of every event.
+        tasks: The live tasks of all, for whoever waits for them.
+        members: The children by their names, in the order of their starts.
+        active: How many live, or will.
+        stopping: Whether the end has begun.
+        over: Whether all have ended.
+        reserved: Names that services yet to come have asked for.
+        broken: Whether the end began by itself: the body has to end, too.
+    """
+
+    path: str
+    strategy: Strategy
+    window: Window | None
+    stop_timeout: float
+    herald: Herald
+    tasks: Children[Child | None]
+    on_change: Callable[[], object]
+    loop: asyncio.AbstractEventLoop = attrs.field(init=False)
+    members: dict[str, Child] = attrs.field(factory=lambda: {}, init=False)
+    active: int = attrs.field(default=0, init=False)
+    stopping: bool = attrs.field(default=False, init=False)
+    over: bool = attrs.field(default=False, init=False)
+    turn: Turn = attrs.field(init=False)
+    guard: Guard = attrs.field(init=False)
+    broken: bool = attrs.field(default=False, init=False)
+    culprit: Child | None = attrs.field(default=None, init=False)
+    why: str = attrs.field(default="", init=False)
+    reserved: frozenset[str] = attrs.field(default=frozenset(), init=False)
+    fatal: BaseException | None = attrs.field(default=None, init=False)
+    errors: list[Exception] = attrs.field(factory=lambda: [], init=False)
+    _initial: Turnover | None = attrs.field(default=None, init=False)
+    _group: Turnover | None = attrs.field(default=None, init=False)
+    _final: Turnover | None = attrs.field(default=None, init=False)
+    _context: Context = attrs.field(factory=Context, init=False)
+    _create: Callable[..., asyncio.Task[Any]] = attrs.field(init=False)
+    _serials: dict[str, int] = attrs.field(factory=lambda: {}, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.loop = self.tasks.loop
+        self.turn = turn_of(self.loop)
+        self.guard = Guard(self.loop)
+        self._create = eager_start(self.loop)
+
+    # Starts
+
+    def add(
+        self, service: Service, args: tuple[Any, ...], *, static: bool, reports: bool
+    ) -> Child:
+        """Take a child in; it is started by whoever calls this."""
+        name = self._free_name(service)
+        child = Child(self, name, service, args, static=static, reports=reports)
+        self.members[name] = child
+        return child
+
+    def _free_name(self, service: Service) -> str:
+        members = self.members
+        if service.name is not None:
+            if service.name in members:
+                raise ValueError(
+                    f"supervisor {self.path!r} has a service {service.name!r}; give each "
+                    "a name of its own"
+                )
+            return service.name
+        base = name = service.default_name
+        while name in members or name in self.reserved:
+            serial = self._serials[base] = self._serials.get(base, 1) + 1
+            name = f"{base}-{serial}"
+        return name
+
+    def start_all(self) -> None:
+        """Start what is there, in order."""
+        for child in self.members.values():
+            child.keep_context()
+            child.enter(State.WAITING)
+        waiting = deque(self.members.values())
+        self._initial = Turnover(self.loop, [], waiting, self._started)
+        self._initial.advance()
+
+    def start(self, child: Child) -> None:
+        """Start one, or have it started with the group that is about to be."""
+        if self._group is not None or not child.brief:
+            child.keep_context()
+        if self._group is not None:
+            child.enter(State.WAITING)
+            self._group.add(child)
+        else:
+            child.launch(inline=True)
+            if child.has_ended:
+                self._ended_life(child)
+
+    @property
+    def starting(self) -> bool:
+        """Whether not all of the first ones have been ready."""
+        return self._initial is not None
+
+    def _started(self, _: Turnover) -> None:
+        self._initial = None
+        self.on_change()
+
+    def create_task(self, child: Child, context: Context | None) -> asyncio.Task[Any]:
+        """Start a life."""
+        coro = child.live_on(child.status() if child.reports else None)
+        turn = self.turn
+        create = self._create
+        if turn.starting:  # eagerly, that would be recursion
+            create = self.loop.create_task
+        nested, turn.starting = turn.starting, True
+        try:
+            return create(coro, name=child.name, context=context)
+        except BaseException as exc:  # noqa: BLE001 - of the loop's task factory
+            coro.close()
+            return asyncio.Task(_fail(exc), loop=self.loop, name=child.name)
+        finally:
+            turn.starting = nested
+
+    def watch(self, child: Child, task: asyncio.Task[Any]) -> None:
+        """Have the end of a life told."""
+        self.tasks.add(task, child, self._life_ended, self._context)
+
+    def became_ready(self, child: Child) -> None:
+        if child.order is not None:
+            child.order.advance()
+
+    def stuck(self, child: Child) -> None:
+        if child.order is not None:
+            child.order.hurry()
+
+    # Ends
+
+    def _life_ended(self, task: asyncio.Future[Any]) -> None:
+        child = self.tasks.running.pop(task)
+        assert child is not None
+        self._ended_life(child)
+
+    def _ended_life(self, child: Child) -> None:
+        how, error = child.take_ending()
+        if how is How.FATAL:
+            self.fatal = self.fatal or error
+            self.broken = True
+            child.error = error
+            child.enter(State.FAILED)
+            self.stop()
+        elif how is How.STOPPED:
+            self._stopped(child, error)
+        elif self.stopping:
+            self._ended_too(child, error)
+        elif child.late and child.order is not self._group:
+            self._ended_first(child, error)
+        else:
+            self._ended(child, error)
+        del error  # its traceback may hold this frame
+        if child.order is not None:
+            child.order.advance()
+        if not self.active:
+            self.on_change()
+
+    def _stopped(self, child: Child, error: BaseException | None) -> None:
+        self.herald.tell(ChildStopped, child, error)
+        if isinstance(error, Exception):
+            child.error = error
+            if self.stopping:
+                self.errors.append(error)
+        if child.order is not None and child.order.starts_again(child):
+            child.enter(State.WAITING)
+        else:
+            self._settle(child, State.STOPPED)
+
+    def _ended_first(self, child: Child, error: BaseException | None) -> None:
+        """It was about to be told when somebody stopped it: nothing follows of it."""
+        if what_follows(child.service, _ending_of(error)) is Then.FINISH:
+            self._finish(child)
+            return
+        if error is not None:
+            child.remember(error)
+        self.herald.tell(ChildFailed, child, error, 0, None)
+        if child.order is not None and child.order.starts_again(child):
+            child.enter(State.WAITING)
+        else:
+            self._settle(child, State.STOPPED)
+
+    def _ended_too(self, child: Child, error: BaseException | None) -> None:
+        if isinstance(error, Exception):
+            child.error = error
+            if not child.late:
+                self.errors.append(error)
+            self.herald.tell(ChildFailed, child, error, 0, None)
+            child.enter(State.FAILED)
+        else:
+            self.herald.tell(ChildFinished, child)
+            child.enter(State.FINISHED)
+
+    def _ended(self, child: Child, error: BaseException | None) -> None:
+        if child.reports and not child.announced and error is None:
+            error = RuntimeError(
+                f"service {child.name!r} returned before it called task_status.started()"
+            )
+        if child.first and error is not None and child.reports:
+            self._first_start_failed(child, error)
+            return
+        then = what_follows(child.service, _ending_of(error))
+        if error is not None or then is Then.RESTART:
+            child.remember(error or _returned(child))
+        if then is Then.RESTART and not self._again(child):
+            then = Then.GIVE_UP
+        if then is Then.RESTART:
+            self._restart(child, error, self.loop.time())
+        elif then is Then.FINISH:
+            self._finish(child)
+        else:
+            self.herald.tell(ChildFailed, child, error, 0, None)
+            if then is Then.GIVE_UP:
+                child.enter(State.FAILED)
+                self.give_up(child)
+            else:
+                if child.static and isinstance(error, Exception):
+                    self.errors.append(error)
+                self._settle(child, State.FAILED)
+
+    def _again(self, child: Child) -> bool:
+        """Count a restart, unless it is one too many in a row."""
+        again = child.restarts.again(child.uptime, random())
+        if child.restarts.streak < 2 and again:
+            child.failing_since = self.loop.time()
+        return again
+
+    def _finish(self, child: Child) -> None:
+        self.herald.tell(ChildFinished, child)
+        self._settle(child, State.FINISHED)
+        if child.service.essential:
+            self.broken = True
+            self.stop()
+
+    def _settle(self, child: Child, state: State) -> None:
+        child.enter(state)
+        if child.brief:
+            del self.members[child.name]
+
+    def drop(self, child: Child) -> None:
+        """Stop a child, if it lives, and forget it when it has ended."""
+        child.brief = True
+        if child.active:
+            self.stop_one(child)
+        elif self.members.get(child.name) is child:
+            del self.members[child.name]
+
+    def _first_start_failed(self, child: Child, error: BaseException) -> None:
+        child.remember(error)
+        self.herald.tell(ChildFailed, child, error, 0, None)
+        child.enter(State.FAILED)
+        if child.static and self.starting:
+            self.give_up(child, f"service {child.name!r} failed to start")
+
+    # Restarts
+
+    def _restart(self, child: Child, error: BaseException | None, now: float) -> None:
+        group = self._group
+        merged = group is not None and child.order is group and not group.starting
+        if self.window is not None and not merged and self.window.exceeded(now):
+            self.herald.tell(ChildFailed, child, error, 0, None)
+            child.enter(State.FAILED)
+            self.give_up(
+                child,
+                f"{_reason(child, child.restarts.streak)}, and all together more than "
+                f"{self.window.intensity.restarts} times in {self.window.intensity.period} s",
+            )
+            return
+        restarts = child.restarts
+        self.herald.tell(ChildFailed, child, error, restarts.streak, restarts.delay)
+        if self.strategy == "one_for_one":
+            child.enter(State.BACKOFF)
+            if restarts.delay > 0:
+                child.call_later(restarts.delay, child.launch)
+            else:
+                child.launch()
+        else:
+            self._restart_group(child, now + restarts.delay)
+
+    def _restart_group(self, failed: Child, not_before: float) -> None:
+        if self._group is not None:
+            not_before = max(not_before, self._group.not_before)
+        waiting = [] if self._group is None else list(self._group.cancel())  # 3
+        if self._initial is not None:
+            waiting += self._initial.cancel()
+            # It is over when the group is up; the first start has yet to succeed.
+        again = set(affected(self.strategy, list(self.members.values()), failed))
+        again.update(waiting)
+        group = [
+            child
+            for child in self.members.values()
+            if child is failed or (child in again and child.active)
+        ]
+        failed.enter(State.WAITING)
+        starts = deque(child for child in group if not child.brief)
+        self._group = Turnover(self.loop, group, starts, self._restarted, not_before)
+        names = tuple(child.name for child in starts)
+        self.herald.tell(
+            GroupRestart, self, names, max(not_before - self.loop.time(), 0.0)
+        )
+        self._group.advance()
+
+    def _restarted(self, group: Turnover) -> None:
+        self._group = None
+        if self._initial is not None:
+            self._started(group)
+        self.on_change()
+
+    # The end of all
+
+    def give_up(self, culprit: Child, why: str | None = None) -> None:
+        """Stop everything, since a child cannot be kept up."""
+        self.culprit = culprit
+        self.why = why or _reason(culprit, culprit.restarts.streak + 1)
+        self.broken = True
+        self.herald.tell(SupervisorGaveUp, self, self.why)
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop everything, in reverse order."""
+        if self.stopping:
+            return
+        self.stopping = True  # 2
+        for turnover in (self._initial, self._group):
+            if turnover is not None:
+                turnover.cancel()
+        self._initial = self._group = None
+        live: list[Child] = []
+        for child in tuple(self.members.values()):
+            if child.order is not None:
+                child.order.cancel()
+            if child.live:
+                live.append(child)
+                child.late = child.has_ended
+            elif child.active:
+                child.enter(State.STOPPED)
+        self._final = Turnover(self.loop, live, deque(), self._all_ended)
+        self._final.limit(self.stop_timeout)
+        self.on_change()
+        self._final.advance()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether everything was cancelled at once, since nobody can wait for it."""
+        return self.tasks.cancelled
+
+    def hurry(self) -> None:
+        """Give up the order of the stop."""
+        if self._final is not None:
+            self._final.hurry()
+
+    def stop_one(self, child: Child) -> None:
+        """Stop one child for good."""
+        if self.stopping:
+            if child.live:  # whoever asks may be what its turn waits for
+                child.cancel()
+            return
+        if child.order is not None:
+            child.order.drop(child)
+        if child.live:
+            Turnover(self.loop, [child], deque(), _nothing).advance()
+        elif child.active:
+            self._settle(child, State.STOPPED)
+
+    def restart_one(self, child: Child) -> None:
+        """Stop one child, if it lives, and start it."""
+        if child.order is not None:
+            child.order.drop(child)
+        if not child.active:
+            child.first = True
+        if not child.live:
+            child.enter(State.WAITING)
+        Turnover(
+            self.loop, [child] if child.live else [], deque([child]), _nothing
+        ).advance()
+
+    def _all_ended(self, _: Turnover) -> None:
+        self.over = True
+        self.on_change()
+
+    def let_go(self) -> dict[str, Child]:
+        """Part from the children, and from whoever waited for them."""
+        members, self.members = self.members, {}
+        self.on_change = _nothing
+        self.herald.close()
+        self.guard.close()
+        self._final = None
+        return members
+
+    def error(self) -> SupervisionError | None:
+        """Make what is to be raised in the end, if anything."""
+        culprit = self.culprit
+        errors = self.errors
+        if culprit is not None and isinstance(culprit.error, Exception):
+            errors = [culprit.error, *(e for e in errors if e is not culprit.error)]
+        if not errors:
+            return None
+        error = SupervisionError(self.why or "services failed", errors)
+        if culprit is not None:
+            error.service = culprit.name
+            error.history = tuple(culprit.history or ())
+        return error
+
+
+def _ending_of(error: BaseException | None) -> Ending:
+    if error is None:
+        return Ending.RETURNED
+    return Ending.REFUSED if isinstance(error, SupervisionError) else Ending.FAILED
+
+
+def _returned(child: Child) -> RuntimeError:
+    return RuntimeError(f"service {child.name!r} returned, and is to stay up")
+
+
+def _reason(culprit: Child, failures: int) -> str:
+    text = f"service {culprit.name!r} failed"
+    if failures < 2:
+        return text
+    seconds = culprit.overseer.loop.time() - culprit.failing_since
+    return f"{text} {failures} times in {seconds:.1f} s"
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+async def _fail(error: BaseException) -> None:
+    raise error

@@ -1,0 +1,71 @@
+"""Notices children that do not end after they were cancelled: one timer for all of them."""
+
+import asyncio
+from math import inf
+from typing import Protocol, final
+
+from ._grace import Limit
+
+SLIGHT = 0.01  # of a second: loops call a little early
+
+
+class Stopping(Protocol):
+    """Who was cancelled, and should end."""
+
+    def is_stuck(self) -> None:
+        """It has not ended in time."""
+
+
+@final
+class Guard:
+    """Watches children that are being stopped.
+
+    A timer for each would cost more than a child's whole end. This one is set for the
+    first of them, and only looked at again when it is due.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._due: dict[Stopping, float] = {}
+        self._at = inf
+        self._limit: Limit | None = None
+
+    def watch(self, child: Stopping, seconds: float | None) -> None:
+        """Tell a child if it has not ended in time.
+
+        Args:
+            child: It was cancelled just now.
+            seconds: Its time, of which a shutdown may leave less; None for as much as
+                that leaves.
+        """
+        at = inf if seconds is None else self._loop.time() + seconds
+        self._due[child] = at
+        if self._limit is None or at < self._at:
+            self._set(at)
+
+    def forget(self, child: Stopping) -> None:
+        """It has ended."""
+        self._due.pop(child, None)
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _set(self, at: float) -> None:
+        self.close()
+        self._at = at
+        seconds = None if at == inf else max(at - self._loop.time(), 0.0)
+        self._limit = Limit(self._loop, seconds, self._look)
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        cut_short = now < self._at - SLIGHT  # by a shutdown, for all of them
+        self._limit = None
+        for child, at in tuple(self._due.items()):
+            if cut_short or at <= now + SLIGHT:
+                del self._due[child]
+                child.is_stuck()
+        if self._due and self._limit is None:
+            self._set(min(self._due.values()))

@@ -1,0 +1,134 @@
+"""Who is restarted, after how long, and when to give up: pure, times are numbers."""
+
+# Invariants; the tests name them.
+#
+# 1. Only time spent ready makes a child healthy again: neither a successful start, which
+#    resets the count of a child that crashes right after it for ever, nor time spent
+#    waiting for a restart, by which a slow backoff would outlive any limit.
+# 2. Every failure counts, also that of a later start. A return counts where it is followed
+#    by a restart.
+# 3. Every delay lies between `(1 - jitter)` times its longest and its longest.
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum, auto
+from typing import TypeVar, final
+
+import attrs
+
+from ._service import MAX_RESTARTS, Intensity, RestartPolicy, Service, Strategy
+
+T = TypeVar("T")
+
+
+class Ending(Enum):
+    """How a life ended, of itself."""
+
+    RETURNED = auto()
+    FAILED = auto()
+    REFUSED = auto()  # it gave up restarting: the whole would be tried n times n times
+
+
+class Then(Enum):
+    """What follows."""
+
+    RESTART = auto()
+    FINISH = auto()
+    FAIL = auto()  # nobody else is disturbed
+    GIVE_UP = auto()
+
+
+_THEN: dict[tuple[RestartPolicy, Ending], Then] = {
+    ("on-failure", Ending.RETURNED): Then.FINISH,
+    ("on-failure", Ending.FAILED): Then.RESTART,
+    ("on-failure", Ending.REFUSED): Then.GIVE_UP,
+    ("always", Ending.RETURNED): Then.RESTART,
+    ("always", Ending.FAILED): Then.RESTART,
+    ("always", Ending.REFUSED): Then.RESTART,
+    ("never", Ending.RETURNED): Then.FINISH,
+    ("never", Ending.FAILED): Then.FAIL,
+    ("never", Ending.REFUSED): Then.FAIL,
+}
+
+
+def what_follows(service: Service, ending: Ending) -> Then:
+    """Tell what follows the end of a life, if the restarts allow it."""
+    then = _THEN[service.restart, ending]
+    return Then.GIVE_UP if then is Then.FAIL and service.essential else then
+
+
+@attrs.define(eq=False)
+@final
+class Restarts:
+    """One child's restarts so far.
+
+    Attributes:
+        total: How many there were.
+        streak: How many in a row.
+        delay: Seconds to wait before the last one.
+    """
+
+    service: Service
+    total: int = attrs.field(default=0, init=False)
+    streak: int = attrs.field(default=0, init=False)
+    delay: float = attrs.field(default=0.0, init=False)
+
+    def again(self, uptime: float, chance: float) -> bool:
+        """Count one more, unless that is one too many in a row.
+
+        Args:
+            uptime: For how many seconds the life that ended was ready.
+            chance: How much of the backoff's jitter to apply, between 0 and 1.
+        """
+        service = self.service
+        if uptime >= service.healthy_after:
+            self.streak = 0  # 1
+        most = MAX_RESTARTS if service.max_restarts is None else service.max_restarts
+        if self.streak >= most:
+            return False
+        self.streak += 1  # 2
+        self.total += 1
+        self.delay = service.backoff.delay(self.streak, chance)  # 3
+        return True
+
+
+@attrs.define(eq=False)
+@final
+class Window:
+    """The restarts of a whole supervisor that still count."""
+
+    intensity: Intensity
+    _times: deque[float] = attrs.field(factory=lambda: deque(), init=False)
+
+    def exceeded(self, now: float) -> bool:
+        """Count a restart; tell whether that is one too many."""
+        times = self._times
+        times.append(now)
+        while times[0] < now - self.intensity.period:
+            times.popleft()
+        return len(times) > self.intensity.restarts
+
+
+def affected(strategy: Strategy, children: Sequence[T], failed: T) -> Sequence[T]:
+    """Return who is restarted, in order, when one of them failed."""
+    if strategy == "one_for_one":
+        return [failed]
+    if strategy == "one_for_all":
+        return children
+    return children[children.index(failed) :]
+
+
+def can_exceed(intensity: Intensity, services: Sequence[Service]) -> bool:
+    """Tell whether services that crash at once, always, ever exceed an intensity."""
+    return not services or intensity.restarts < sum(
+        _restarts_within(intensity, service) for service in services
+    )
+
+
+def _restarts_within(intensity: Intensity, service: Service) -> int:
+    """Count the restarts in one period, as far as that matters."""
+    at, count = 0.0, 0
+    while at <= intensity.period and count <= intensity.restarts:
+        count += 1
+        at += service.backoff.delay(count, 1.0)
+    return count if service.restart != "never" else 0

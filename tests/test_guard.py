@@ -1,0 +1,76 @@
+"""One timer for all children that are being stopped."""
+
+import asyncio
+
+import pytest
+
+from safeaio._grace import Grace, give, take_back
+from safeaio._guard import Guard
+
+
+class Child:
+    def __init__(self) -> None:
+        self.told: list[float] = []
+
+    def is_stuck(self) -> None:
+        self.told.append(asyncio.get_running_loop().time())
+
+
+@pytest.mark.virtual_time
+async def test_each_is_told_when_its_time_is_over() -> None:
+    """In whatever order they were watched, and once."""
+    guard = Guard(asyncio.get_running_loop())
+    children = [Child() for _ in range(4)]
+    for child, seconds in zip(children, (5, 2, 9, None), strict=True):
+        guard.watch(child, seconds)
+    await asyncio.sleep(3)
+    guard.watch(children[1], 2)
+    await asyncio.sleep(100)
+    guard.close()
+    assert [child.told for child in children] == [
+        pytest.approx([5]),
+        pytest.approx([2, 5]),
+        pytest.approx([9]),
+        [],
+    ]
+
+
+@pytest.mark.virtual_time
+async def test_who_has_ended_is_not_told() -> None:
+    """Nor is anybody after it was closed."""
+    guard = Guard(asyncio.get_running_loop())
+    ended, closed = Child(), Child()
+    guard.watch(ended, 1)
+    guard.watch(closed, 5)
+    guard.forget(ended)
+    await asyncio.sleep(3)
+    guard.close()
+    guard.close()
+    await asyncio.sleep(10)
+    assert ended.told == closed.told == []
+
+
+@pytest.mark.virtual_time
+async def test_a_shutdown_leaves_less() -> None:
+    """All are told then, whatever their own time; those who come later have theirs."""
+    loop = asyncio.get_running_loop()
+    left = 100.0
+    grace = Grace(lambda: left)
+    give(loop, grace)
+    guard = Guard(loop)
+    children = [Child() for _ in range(3)]
+    guard.watch(children[0], None)
+    guard.watch(children[1], 50)
+    await asyncio.sleep(1)
+    left = 4.0
+    grace.shrink()
+    await asyncio.sleep(10)
+    guard.watch(children[2], 3)
+    await asyncio.sleep(10)
+    guard.close()
+    take_back(loop)
+    assert [child.told for child in children] == [
+        pytest.approx([5]),
+        pytest.approx([5]),
+        pytest.approx([14]),
+    ]

@@ -1,0 +1,249 @@
+"""The model test is strong: whatever is broken in `supervise` on purpose, it tells.
+
+Each mutation is searched for a plan that passes as it is, and fails once one small function
+has been replaced.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, find, settings
+
+from safeaio import Backoff, Supervisor
+from safeaio._child import Child, State
+from safeaio._events import ChildFinished
+from safeaio._family import Family
+from safeaio._restart import Restarts, Window
+from safeaio._turnover import Turnover
+from tests.supervisor_model import Plan
+from tests.test_supervisor_model import check, plans
+
+Patch = pytest.MonkeyPatch
+
+MUTATIONS: dict[str, Callable[[Patch], None]] = {}
+
+
+def mutation(func: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    MUTATIONS[func.__name__] = func
+    return func
+
+
+def after(patch: Patch, owner: type, name: str, more: Callable[..., None]) -> None:
+    """Have a method do something more at its end."""
+    method = getattr(owner, name)
+
+    def wrapper(self: Any, *args: Any, **options: Any) -> Any:
+        result = method(self, *args, **options)
+        more(self)
+        return result
+
+    patch.setattr(owner, name, wrapper)
+
+
+def before(patch: Patch, owner: type, name: str, more: Callable[..., None]) -> None:
+    """Have a method do something more at its beginning."""
+    method = getattr(owner, name)
+
+    def wrapper(self: Any, *args: Any, **options: Any) -> Any:
+        more(self)
+        return method(self, *args, **options)
+
+    patch.setattr(owner, name, wrapper)
+
+
+# Those that the research names
+
+
+@mutation
+def the_streak_is_reset_by_a_successful_start(patch: Patch) -> None:
+    def reset(child: Child) -> None:
+        child.restarts.streak = 0
+
+    after(patch, Child, "become_ready", reset)
+
+
+@mutation
+def children_are_stopped_in_forward_order(patch: Patch) -> None:
+    before(patch, Turnover, "__attrs_post_init__", lambda turn: turn.stops.reverse())
+
+
+@mutation
+def jitter_is_added_after_the_cap(patch: Patch) -> None:
+    def delay(self: Backoff, restart: int, chance: float = 0.0) -> float:
+        longest = min(self.cap, self.base * self.factor ** (restart - 1))
+        return longest * (1 + self.jitter * chance)
+
+    patch.setattr(Backoff, "delay", delay)
+
+
+@mutation
+def jitter_is_cut_off_by_the_cap(patch: Patch) -> None:
+    def delay(self: Backoff, restart: int, chance: float = 0.0) -> float:
+        exponential = self.base * self.factor ** (restart - 1)
+        return min(self.cap, exponential * (1 + self.jitter * chance))
+
+    patch.setattr(Backoff, "delay", delay)
+
+
+@mutation
+def a_stray_cancel_is_taken_for_a_stop(patch: Patch) -> None:
+    method = Child.take_ending
+
+    def take_ending(self: Child) -> Any:
+        if self.task is not None and self.task.cancelled():
+            self.state = State.STOPPING
+        return method(self)
+
+    patch.setattr(Child, "take_ending", take_ending)
+
+
+@mutation
+def a_child_is_restarted_while_all_stop(patch: Patch) -> None:
+    patch.setattr(Family, "_ended_too", Family._ended)
+
+
+# Others
+
+
+@mutation
+def the_streak_is_never_reset(patch: Patch) -> None:
+    patch.setattr(Child, "uptime", property(lambda self: 0.0))
+
+
+@mutation
+def time_until_the_restart_counts_as_healthy(patch: Patch) -> None:
+    def uptime(self: Child) -> float:
+        return self.overseer.loop.time()
+
+    patch.setattr(Child, "uptime", property(uptime))
+
+
+@mutation
+def one_restart_too_many(patch: Patch) -> None:
+    method = Restarts.again
+
+    def again(self: Restarts, uptime: float, chance: float) -> bool:
+        return method(self, uptime, chance) or self.streak < 3
+
+    patch.setattr(Restarts, "again", again)
+
+
+@mutation
+def the_window_leaves_out_the_last_restart(patch: Patch) -> None:
+    def exceeded(self: Window, now: float) -> bool:
+        self._times.append(now)
+        return len(self._times) > self.intensity.restarts + 1
+
+    patch.setattr(Window, "exceeded", exceeded)
+
+
+@mutation
+def the_window_never_slides(patch: Patch) -> None:
+    def exceeded(self: Window, now: float) -> bool:
+        self._times.append(now)
+        return len(self._times) > self.intensity.restarts
+
+    patch.setattr(Window, "exceeded", exceeded)
+
+
+@mutation
+def the_order_is_kept_in_spite_of_a_stuck_child(patch: Patch) -> None:
+    patch.setattr(Family, "stuck", lambda self, child: None)
+
+
+@mutation
+def total_stop_timeout_is_ignored(patch: Patch) -> None:
+    patch.setattr(Turnover, "limit", lambda self, seconds: None)
+
+
+@mutation
+def a_group_does_not_wait_for_its_backoff(patch: Patch) -> None:
+    patch.setattr(Turnover, "_pauses", lambda self: False)
+
+
+@mutation
+def rest_for_one_restarts_all(patch: Patch) -> None:
+    patch.setattr(
+        "safeaio._family.affected", lambda strategy, children, failed: children
+    )
+
+
+@mutation
+def the_next_starts_before_the_last_is_ready(patch: Patch) -> None:
+    patch.setattr("safeaio._turnover._PENDING", (State.STOPPING,))
+
+
+@mutation
+def errors_while_stopping_are_lost(patch: Patch) -> None:
+    after(patch, Family, "_stopped", lambda family: family.errors.clear())
+
+
+@mutation
+def a_stopped_child_leaves_its_timer_behind(patch: Patch) -> None:
+    method = Child.enter
+
+    def enter(self: Child, state: State) -> None:
+        if self.state is State.BACKOFF:
+            self._timer = None
+        method(self, state)
+
+    patch.setattr(Child, "enter", enter)
+
+
+@mutation
+def an_essential_child_may_finish(patch: Patch) -> None:
+    def finish(self: Family, child: Child) -> None:
+
+        self.herald.tell(ChildFinished, child)
+        self._settle(child, State.FINISHED)
+
+    patch.setattr(Family, "_finish", finish)
+
+
+@mutation
+def the_body_is_not_told_of_the_end(patch: Patch) -> None:
+    patch.setattr(Supervisor, "_cancel_body", lambda self: None)
+
+
+@mutation
+def a_cancel_of_the_parent_is_lost(patch: Patch) -> None:
+    method = Supervisor._conclude
+
+    def conclude(self: Any, cancel: Any, *args: Any, **options: Any) -> None:
+        method(self, None, *args, **options)
+
+    patch.setattr(Supervisor, "_conclude", conclude)
+
+
+def passes(plan: Plan) -> bool:
+    try:
+        check(plan)
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a mutant may do anything
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_model_catches(name: str) -> None:
+    """A plan that passes fails under the mutation."""
+
+    def caught(plan: Plan) -> bool:
+        with Patch.context() as patch:
+            MUTATIONS[name](patch)
+            if passes(plan):
+                return False
+        return passes(plan)
+
+    find(
+        plans(),
+        caught,
+        settings=settings(
+            max_examples=1000,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

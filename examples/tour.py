@@ -14,6 +14,7 @@ from collections.abc import Callable
 import tour_cleanup
 import tour_fetch
 import tour_shutdown
+import tour_supervise
 from tour_stage import Report, Stage
 
 CHAPTERS: list[Callable[[Stage], Report]] = [
@@ -21,6 +22,7 @@ CHAPTERS: list[Callable[[Stage], Report]] = [
     tour_fetch.first_failure,
     tour_cleanup.second_cancel,
     tour_shutdown.real_signals,
+    tour_supervise.twenty_minutes,
 ]
 
 

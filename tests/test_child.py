@@ -50,6 +50,11 @@ def hold_the_loop() -> None:
     time.sleep(0.05)
 
 
+def ours() -> int:
+    """Count the objects of our classes; cancelled timers are the loop's."""
+    return sum("'safeaio." in repr(type(found)) for found in gc.get_objects())
+
+
 def failures(events: list[Event]) -> list[ChildFailed]:
     return [event for event in events if isinstance(event, ChildFailed)]
 
@@ -548,10 +553,10 @@ async def test_nothing_refers_to_a_supervisor_that_is_over() -> None:
     gc.collect()
     gc.disable()
     try:
-        before = len(gc.get_objects())
+        before = ours()
         for _ in range(20):
             await run()
-        assert len(gc.get_objects()) - before < 200
+        assert ours() - before <= 3  # a frame or a weak set may keep the last
     finally:
         gc.enable()
 

@@ -121,6 +121,37 @@ async def test_healthy_life_begins_the_count_anew() -> None:
 
 
 @virtual
+async def test_healthy_life_that_was_stopped_begins_the_count_anew() -> None:
+    """It was healthy, whatever ended it."""
+    log: Log = []
+    [worker] = workers(log, "a")
+    async with supervise(worker.service) as sup:
+        await settle()
+        worker.crash()
+        await asyncio.sleep(40)
+        await sup.restart("a")
+        await settle()
+        worker.crash()
+        await settle()
+        [child] = sup.snapshot().children
+        assert (child.restarts, child.streak) == (2, 1)
+
+
+@virtual
+async def test_stop_of_the_last_one_in_its_backoff() -> None:
+    """Then nothing is left to be awaited."""
+    log: Log = []
+    [worker] = workers(log, "a")
+    sup = supervise(worker.service)
+    task = asyncio.ensure_future(sup)
+    await settle()
+    worker.crash()
+    await asyncio.sleep(0.5)
+    await sup.stop("a")
+    await task
+
+
+@virtual
 async def test_siblings_are_left_alone() -> None:
     """Only the one that failed is restarted."""
     log: Log = []
@@ -475,6 +506,24 @@ async def test_no_restart_while_stopping() -> None:
             await settle()
     assert [str(error) for error in info.value.exceptions] == ["a"]
     assert log == ["+a", "-a"]
+
+
+async def test_failure_in_the_tick_in_which_it_would_be_stopped() -> None:
+    """It came after the stop had begun, and so is raised."""
+    log: Log = []
+    a = Worker("a", log)
+
+    async def last() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            a.crash()
+            await asyncio.sleep(0)
+
+    with pytest.raises(SupervisionError) as info:
+        async with supervise(a.service, last):
+            await settle()
+    assert [str(error) for error in info.value.exceptions] == ["a"]
 
 
 @virtual

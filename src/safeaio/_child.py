@@ -92,6 +92,7 @@ class Overseer(Protocol):
     loop: asyncio.AbstractEventLoop
     path: str
     active: int
+    stopping: bool
     herald: Herald
     guard: Guard
 
@@ -160,6 +161,7 @@ class Child:
         first: Whether a failed start is final: nothing has shown yet that it can be up.
         life: How many it has had.
         announced: Whether this one has said that it is ready.
+        wanted: Whether nobody has stopped it by hand since it was started.
         late: Whether it had ended of itself when it was to be cancelled.
         ready_at: When it became ready.
         value: What it gave to `started()` last.
@@ -180,6 +182,7 @@ class Child:
     life = 0
     announced = False
     late = False
+    wanted = True
     ready_at = inf
     value: Any = None
     error: BaseException | None = None
@@ -227,6 +230,11 @@ class Child:
         stopped = self.state is State.STOPPING
         until = self._cancelled_at if stopped else self.overseer.loop.time()
         return until - self.ready_at
+
+    def lived(self) -> None:
+        """Take note of for how long the life that has just ended was ready."""
+        if self._restarts is not None:
+            self._restarts.lived(self.uptime)
 
     @property
     def restarts(self) -> Restarts:
@@ -424,7 +432,7 @@ class Child:
         assert task is not None
         self._trace = trace_of(task)
         if not self.overseer.abandoned and not task.cancel():  # 2
-            self.late = True
+            self.late = self.late or not self.overseer.stopping
             return
         self._doom = doom
         self.enter(State.STOPPING)

@@ -187,6 +187,7 @@ class Family:
             self.fatal = self.fatal or error
             self.broken = True
             child.error = error
+            self.herald.tell(ChildFailed, child, error, 0, None)
             child.enter(State.FAILED)
             self.stop()
         elif how is How.STOPPED:
@@ -204,6 +205,7 @@ class Family:
             self.on_change()
 
     def _stopped(self, child: Child, error: BaseException | None) -> None:
+        child.lived()
         self.herald.tell(ChildStopped, child, error)
         if isinstance(error, Exception):
             child.error = error
@@ -336,7 +338,7 @@ class Family:
         group = [
             child
             for child in self.members.values()
-            if child is failed or (child in again and child.active)
+            if child is failed or (child in again and child.active and child.wanted)
         ]
         failed.enter(State.WAITING)
         starts = deque(child for child in group if not child.brief)
@@ -402,15 +404,19 @@ class Family:
             if child.live:  # whoever asks may be what its turn waits for
                 child.cancel()
             return
+        child.wanted = False
         if child.order is not None:
             child.order.drop(child)
         if child.live:
             Turnover(self.loop, [child], deque(), _nothing).advance()
         elif child.active:
             self._settle(child, State.STOPPED)
+            if not self.active:
+                self.on_change()
 
     def restart_one(self, child: Child) -> None:
         """Stop one child, if it lives, and start it."""
+        child.wanted = True
         if child.order is not None:
             child.order.drop(child)
         if not child.active:

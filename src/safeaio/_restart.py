@@ -73,6 +73,15 @@ class Restarts:
     streak: int = attrs.field(default=0, init=False)
     delay: float = attrs.field(default=0.0, init=False)
 
+    def lived(self, uptime: float) -> None:
+        """Begin anew after a life that was ready for long enough.
+
+        Args:
+            uptime: For how many seconds it was.
+        """
+        if uptime >= self.service.healthy_after:
+            self.streak = 0  # 1
+
     def again(self, uptime: float, chance: float) -> bool:
         """Count one more, unless that is one too many in a row.
 
@@ -81,8 +90,7 @@ class Restarts:
             chance: How much of the backoff's jitter to apply, between 0 and 1.
         """
         service = self.service
-        if uptime >= service.healthy_after:
-            self.streak = 0  # 1
+        self.lived(uptime)
         most = MAX_RESTARTS if service.max_restarts is None else service.max_restarts
         if self.streak >= most:
             return False

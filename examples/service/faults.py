@@ -1,0 +1,34 @@
+"""Faults on demand, by the environment: `FAULT_POLLER=crash:3`."""
+
+import asyncio
+import os
+
+
+class Injected(Exception):
+    """A fault that was asked for."""
+
+
+class Fault:
+    """What goes wrong in one part of the service.
+
+    `$FAULT_<PART>` is `crash:N`, which raises at every Nth step, or `hang:N`, which goes to
+    sleep for good at the Nth.
+    """
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._kind, _, every = os.environ.get(f"FAULT_{part.upper()}", "").partition(
+            ":"
+        )
+        self._every = int(every or 1)
+        self._steps = 0
+
+    async def step(self) -> None:
+        """Let it happen, if its turn has come."""
+        self._steps += 1
+        if self._steps % self._every:
+            return
+        if self._kind == "crash":
+            raise Injected(f"{self._part}, step {self._steps}")
+        if self._kind == "hang":
+            await asyncio.Event().wait()

@@ -125,5 +125,5 @@ def _spend(name: str) -> dict[str, str | int | float]:
         **{part: day.done[part] for part in ("crashing", "leaking", "hanging")},
         "seconds of work lost": 3 * SECONDS - day.done.total(),
         "failures told": day.told,
-        "closed": ", ".join(day.closed),
+        "database closed": "last" if day.closed[-1] == "database" else "too early",
     }

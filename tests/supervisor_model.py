@@ -177,7 +177,7 @@ class Model:
     asks: list[Ask] = attrs.field(factory=list)
     members: dict[str, Child] = attrs.field(factory=dict)
     hurried: set[tuple[str, int]] = attrs.field(factory=set)
-    gave_up: tuple[str, int, float] | None = None
+    gave_up: tuple[str, int, float, tuple[int, float] | None] | None = None
     stopping: bool = False
     over: bool = False
     broken: bool = False
@@ -364,7 +364,7 @@ class Model:
         doomed, child.doomed = child.doomed, False
         if result == "interrupt":
             self._fatal = self.broken = True
-            child.enter("failed")
+            self._not_again(child, "KeyboardInterrupt")
             self._stop()
         elif stopped and doomed:
             self._failed(child, "late")
@@ -464,9 +464,13 @@ class Model:
             and child.job is group
             and bool(group.stops or self.now < group.not_before)
         )
-        if child.streak >= most or (not merged and self._too_intense()):
+        if child.streak >= most:
             self._not_again(child, error)
             self._give_up(child)
+            return
+        if not merged and self._too_intense():
+            self._not_again(child, error)
+            self._give_up(child, together=self.plan.intensity)
             return
         child.streak += 1
         delay = min(kid.cap, kid.base * 2.0 ** (child.streak - 1))
@@ -525,12 +529,18 @@ class Model:
             child.initial = False
         self._poke()
 
-    def _give_up(self, child: Child, *, plain: bool = False) -> None:
+    def _give_up(
+        self,
+        child: Child,
+        *,
+        plain: bool = False,
+        together: tuple[int, float] | None = None,
+    ) -> None:
         self._culprit = child
         self.broken = True
         if not plain:
             seconds = child.row[-1] - child.row[0]
-            self.gave_up = child.kid.name, len(child.row), seconds
+            self.gave_up = child.kid.name, len(child.row), seconds, together
         self.events.append((self.now, "gave up"))
         self._stop()
 

@@ -110,6 +110,22 @@ def test_asyncio_run_does_not(chapters: Rows) -> None:
     ]
 
 
+def test_supervise_keeps_the_work_going(numbers: Numbers) -> None:
+    """Of 3,600 seconds of work nearly all is done, every failure told, the order kept."""
+    row = numbers["twenty_minutes"]["supervise"]
+    assert row["seconds of work lost"] < 150
+    assert row["failures told"] > 40
+    assert row["database closed"] == "last"
+
+
+def test_bare_tasks_die_unheard(numbers: Numbers) -> None:
+    """Each works until its first fault; then nobody does."""
+    row = numbers["twenty_minutes"]["create_task"]
+    assert [row[name] for name in ("crashing", "leaking", "hanging")] == [45, 100, 120]
+    assert row["failures told"] == 0
+    assert row["database closed"] == "too early"
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
 )

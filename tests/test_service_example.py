@@ -146,7 +146,7 @@ def test_it_recovers_when_its_dependencies_do(tmp_path: Path) -> None:
 def test_nothing_that_was_taken_is_lost(tmp_path: Path, sensor: Sensor) -> None:
     """Though the writer crashes again and again, and a signal comes in the middle."""
     taken: set[str] = set()
-    with service(tmp_path, sensor.port, FAULT_STORE="crash:3") as running:
+    with service(tmp_path, sensor.port, FAULT_STORE="crash:3:4") as running:
 
         def put_many(who: int) -> None:
             for number in range(10_000):
@@ -157,7 +157,7 @@ def test_nothing_that_was_taken_is_lost(tmp_path: Path, sensor: Sensor) -> None:
         threads = [threading.Thread(target=put_many, args=(who,)) for who in range(4)]
         for thread in threads:
             thread.start()
-        until(lambda: len(taken) > 60)
+        until(lambda: len(taken) > 100)
         code, log = running.end()
         for thread in threads:
             thread.join()

@@ -557,9 +557,13 @@ def check_end(machine: Machine, model: Model) -> None:
             model.hidden
         ]
     if model.gave_up is not None:
-        name, count, seconds = model.gave_up
-        times = f" {count} times in {seconds:.1f} s" if count > 1 else ""
-        assert machine.why == f"service {name!r} failed{times}"
+        name, count, seconds, together = model.gave_up
+        why = f"service {name!r} failed"
+        if count > 1:
+            why += f" {count} times in {seconds:.1f} s"
+        if together is not None:
+            why += ", and all together more than {} times in {} s".format(*together)
+        assert machine.why == why
 
 
 async def run(plan: Plan) -> Machine:

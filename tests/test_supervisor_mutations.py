@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, find, settings
 
-from safeaio import Backoff, Supervisor
-from safeaio._child import Child, State
+from safeaio import Backoff
+from safeaio._child import Child
 from safeaio._events import ChildFinished
 from safeaio._family import Family
+from safeaio._overseer import State
 from safeaio._restart import Restarts, Window
+from safeaio._supervision import Supervision
 from safeaio._turnover import Turnover
 from tests.supervisor_model import Plan
 from tests.test_supervisor_model import check, plans
@@ -204,17 +206,17 @@ def an_essential_child_may_finish(patch: Patch) -> None:
 
 @mutation
 def the_body_is_not_told_of_the_end(patch: Patch) -> None:
-    patch.setattr(Supervisor, "_cancel_body", lambda self: None)
+    patch.setattr(Supervision, "_cancel_body", lambda self: None)
 
 
 @mutation
 def a_cancel_of_the_parent_is_lost(patch: Patch) -> None:
-    method = Supervisor._conclude
+    method = Supervision._conclude
 
     def conclude(self: Any, cancel: Any, *args: Any, **options: Any) -> None:
         method(self, None, *args, **options)
 
-    patch.setattr(Supervisor, "_conclude", conclude)
+    patch.setattr(Supervision, "_conclude", conclude)
 
 
 def passes(plan: Plan) -> bool:

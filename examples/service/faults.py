@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 
 
 class Injected(Exception):
@@ -11,22 +12,20 @@ class Injected(Exception):
 class Fault:
     """What goes wrong in one part of the service.
 
-    `$FAULT_<PART>` is `crash:N`, which raises at every Nth step, or `hang:N`, which goes to
-    sleep for good at the Nth.
+    `$FAULT_<PART>` is `crash:N`, which raises at every Nth step, `crash:N:TIMES`, which does
+    so so many times, or `hang:N`, which goes to sleep for good at the Nth.
     """
 
     def __init__(self, part: str) -> None:
         self._part = part
-        self._kind, _, every = os.environ.get(f"FAULT_{part.upper()}", "").partition(
-            ":"
-        )
-        self._every = int(every or 1)
+        self._kind, *numbers = os.environ.get(f"FAULT_{part.upper()}", "").split(":")
+        self._every, self._times = (*map(int, numbers), 1, sys.maxsize)[:2]
         self._steps = 0
 
     async def step(self) -> None:
         """Let it happen, if its turn has come."""
         self._steps += 1
-        if self._steps % self._every:
+        if self._steps % self._every or self._steps > self._every * self._times:
             return
         if self._kind == "crash":
             raise Injected(f"{self._part}, step {self._steps}")

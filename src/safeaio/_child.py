@@ -15,19 +15,17 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
-from enum import StrEnum
 from math import inf
 from types import CoroutineType, TracebackType
-from typing import Any, Protocol, TypeAlias, final
+from typing import Any, TypeAlias, final
 
 from ._crew import Carried, error_of
 from ._ending import How, ending
 from ._events import ChildReady, ChildStarting, ChildStopping, ChildStuck, text_of
-from ._guard import SLIGHT, Guard
-from ._herald import Herald
+from ._guard import SLIGHT
+from ._overseer import ENDED, Nested, Order, Overseer, State
 from ._restart import Restarts
 from ._service import Service
-from ._snapshot import Health, Snapshot
 from ._stack import Trace, suspended_at, trace_of
 from ._swallowed import has_swallowed, warn_of
 from .exceptions import Failure, TaskStuckWarning
@@ -35,84 +33,6 @@ from .exceptions import Failure, TaskStuckWarning
 OWNER = "supervise()"
 
 _KEPT = 8  # failures in a history
-
-
-class State(StrEnum):
-    """Where a child is in its life."""
-
-    WAITING = "waiting"  # for its turn to start
-    STARTING = "starting"
-    READY = "ready"
-    BACKOFF = "backoff"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FINISHED = "finished"
-    FAILED = "failed"
-
-
-LIVE = frozenset({State.STARTING, State.READY, State.STOPPING})
-ENDED = frozenset({State.STOPPED, State.FINISHED, State.FAILED})
-
-
-class Nested(Protocol):
-    """A supervisor that runs inside a child."""
-
-    def snapshot(self) -> Snapshot:
-        """Return what everything in it is doing."""
-        ...
-
-    def health(self) -> Health:
-        """Return how it is."""
-        ...
-
-
-class Order(Protocol):
-    """An ordered stop or start that a child is part of."""
-
-    def advance(self) -> None:
-        """Take whatever step is due."""
-
-    def hurry(self) -> None:
-        """Give up the order."""
-
-    def drop(self, child: "Child") -> None:
-        """Leave a child out."""
-
-    def cancel(self) -> object:
-        """Take no more steps."""
-
-    def starts_again(self, child: "Child") -> bool:
-        """Whether a child that it stops is to be started after that."""
-        ...
-
-
-class Overseer(Protocol):
-    """Who has children, and is told how they are."""
-
-    loop: asyncio.AbstractEventLoop
-    path: str
-    active: int
-    stopping: bool
-    herald: Herald
-    guard: Guard
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether everything was cancelled at once, since nobody can wait for it."""
-        ...
-
-    def create_task(self, child: "Child", context: Context | None) -> asyncio.Task[Any]:
-        """Start a life."""
-        ...
-
-    def watch(self, child: "Child", task: asyncio.Task[Any]) -> None:
-        """Have the end of a life told."""
-
-    def became_ready(self, child: "Child") -> None:
-        """A child that had to report it did so."""
-
-    def stuck(self, child: "Child") -> None:
-        """A child has not ended in time."""
 
 
 Ancestors: TypeAlias = "tuple[Child, ...]"
@@ -187,7 +107,7 @@ class Child:
     value: Any = None
     error: BaseException | None = None
     result: Any = None
-    order: "Order | None" = None
+    order: "Order[Child] | None" = None
     nested: Nested | None = None
     task: asyncio.Task[Any] | None = None
     history: deque[Failure] | None = None
@@ -207,7 +127,7 @@ class Child:
 
     def __init__(
         self,
-        overseer: Overseer,
+        overseer: "Overseer[Child]",
         name: str,
         service: Service,
         args: tuple[Any, ...],

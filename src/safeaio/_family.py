@@ -18,7 +18,7 @@ from typing import Any, final
 
 import attrs
 
-from ._child import Child, State
+from ._child import Child
 from ._ending import How
 from ._events import (
     ChildFailed,
@@ -29,6 +29,7 @@ from ._events import (
 )
 from ._guard import Guard
 from ._herald import Herald
+from ._overseer import State
 from ._restart import Ending, Then, Window, affected, what_follows
 from ._service import Service, Strategy
 from ._turn import Turn, eager_start, turn_of

@@ -5,7 +5,8 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar, final
 
 from anyio.abc import TaskStatus
 
-from ._child import Child, State
+from ._child import Child
+from ._overseer import State
 from ._service import Backoff, RestartPolicy
 
 T = TypeVar("T")

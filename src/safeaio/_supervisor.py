@@ -3,25 +3,15 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from types import TracebackType
-from typing import (
-    Any,
-    Self,
-    TypeVar,
-    TypeVarTuple,
-    Unpack,
-    final,
-    overload,
-)
+from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, final, overload
 
-from ._child import OWNER, Child, State, ancestors
+from ._child import OWNER, Child, ancestors
 from ._events import Event
 from ._family import Family
-from ._foremost import from_scope
-from ._grace import subscribe, unsubscribe
 from ._handle import Handle, Options, Reporting, Reporting1, Reporting2
-from ._herald import Herald
-from ._notify import Notifier
+from ._overseer import State
 from ._restart import Window, can_exceed
 from ._seconds import check_seconds
 from ._service import (
@@ -33,8 +23,8 @@ from ._service import (
     innermost,
 )
 from ._snapshot import Health, Snapshot
-from ._wait import Children, cancel_of_scope
-from .exceptions import SupervisionError, SupervisorClosed
+from ._supervision import Supervision, path_of
+from .exceptions import SupervisorClosed
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -63,27 +53,17 @@ class Supervisor:
         name: str | None,
     ) -> None:
         self._services = services
-        self._strategy: Strategy = strategy
-        self._window = window
-        self._total_stop_timeout = total_stop_timeout
-        self._on_event = on_event
         self._name = name
-        self._family: Family | None = None
-        self._tasks: Children[Child | None]
-        self._parent: Child | None = None
-        self._open: asyncio.Future[None]
-        self._in_body = False
-        self._body_cancelled = False
-        self._awaited = False
-        self._ready = False
-        self._waiters: list[asyncio.Future[None]] = []
-        self._members: dict[str, Child] = {}
-        self._listeners = 0
-        self._notifier: Notifier | None = None
+        self._supervise = partial(
+            Supervision, strategy, window, total_stop_timeout, on_event, name
+        )
+        self._supervision: Supervision | None = None
         self._last: tuple[Any, Any, Service, bool] | None = None
 
     def __repr__(self) -> str:
-        return f"<Supervisor {self._path()!r}>"
+        supervision = self._supervision
+        path = self._name if supervision is None else supervision.family.path
+        return f"<Supervisor {path or path_of(None, None)!r}>"
 
     # Running it
 
@@ -96,38 +76,10 @@ class Supervisor:
                 f"{OWNER}: nothing to supervise; name a service, or write "
                 "`async with supervise() as sup:` and start some there"
             )
-        family = self._enter()
-        self._awaited = True
-        cancel = None
-        try:
-            family.start_all()
-            cancel = await self._held()
-            self._conclude(cancel)
-        finally:
-            self._leave()
-            del cancel  # its traceback holds this frame
+        await self._enter().run(self._first_ones())
 
     async def __aenter__(self) -> Self:
-        family = self._enter()
-        cancel = None
-        entered = False
-        try:
-            family.start_all()
-            try:
-                await self._until(lambda: not family.starting)
-            except asyncio.CancelledError as exc:
-                cancel = exc
-            if cancel is not None or family.stopping:
-                family.stop()
-                cancel = await self._held(cancel)
-                self._conclude(cancel)
-                raise SupervisorClosed(family.path)  # by a shutdown
-            entered = True
-        finally:
-            if not entered:
-                self._leave()
-            del cancel  # its traceback holds this frame
-        self._in_body = True
+        await self._enter().enter(self._first_ones())
         return self
 
     async def __aexit__(
@@ -136,187 +88,22 @@ class Supervisor:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        family = self._family
-        assert family is not None
-        self._in_body = False
-        cancel = None
+        assert self._supervision is not None
         try:
-            cancel = await self._cancel_from_outside(exc)
-            gave_up = family.stopping
-            family.stop()
-            if not isinstance(exc, GeneratorExit):
-                cancel = await self._held(cancel)
-            self._conclude(cancel, leaving=exc, gave_up=gave_up)
-            return isinstance(exc, asyncio.CancelledError) and cancel is None
+            return await self._supervision.leave(exc)
         finally:
-            self._leave()
-            del exc, cancel  # their tracebacks hold this frame
+            del exc, traceback  # it holds this frame
 
-    def _enter(self) -> Family:
-        if self._family is not None:
+    def _enter(self) -> Supervision:
+        if self._supervision is not None:
             raise RuntimeError(
                 f"{OWNER} runs once; call supervise(...) again for another"
             )
-        self._tasks = Children(OWNER, stuck_after=None)
-        self._open = self._tasks.loop.create_future()
-        self._tasks.running[self._open] = None
-        self._parent = next(iter(ancestors()[-1:]), None)
-        family = Family(
-            self._path(),
-            self._strategy,
-            self._window,
-            self._total_stop_timeout,
-            Herald(self._path(), self._on_event, self._tasks.loop),
-            self._tasks,
-            self._changed,
-        )
-        self._family = family
-        named = (service.name for service in self._services)
-        family.reserved = frozenset(name for name in named if name is not None)
-        for service in self._services:
-            family.add(service, service.args, static=True, reports=_reports(service))
-        if self._parent is None:
-            self._notifier = Notifier(family.loop)
-        else:
-            self._parent.nested = self
-        subscribe(family.loop, self)
-        return family
+        self._supervision = self._supervise()
+        return self._supervision
 
-    def _leave(self) -> None:
-        family = self._family
-        assert family is not None
-        unsubscribe(family.loop, self)
-        # Lest all wait for the garbage collector. A handle leads to the family.
-        self._members = family.let_go()
-        if self._notifier is not None:
-            self._notifier.close()
-
-    def _path(self) -> str:
-        if self._parent is None:
-            return self._name or "supervisor"
-        return self._parent.path + ("" if self._name is None else f"/{self._name}")
-
-    async def _held(
-        self, cancel: asyncio.CancelledError | None = None
-    ) -> asyncio.CancelledError | None:
-        """Wait until all have ended; cancelled, stop them in order, and wait on."""
-        family = self._family
-        assert family is not None
-        self._awaited = True
-        try:
-            if cancel is None:
-                cancel = await self._tasks.wait_or_cancel()
-            if cancel is not None:
-                family.stop()
-                await self._tasks.wait(cancel, shielded=True)
-        except asyncio.CancelledError as exc:
-            return exc
-        except GeneratorExit:
-            family.stop()
-            raise
-        finally:
-            del cancel  # its traceback holds this frame
-        return None
-
-    async def _cancel_from_outside(
-        self, exc: BaseException | None
-    ) -> asyncio.CancelledError | None:
-        """Take back our cancel of the body, and return one that somebody else has sent."""
-        cancel = exc if isinstance(exc, asyncio.CancelledError) else None
-        host = self._tasks.host
-        if host is None or not self._body_cancelled:
-            return cancel
-        host.uncancel()
-        if cancel is None or from_scope(cancel):
-            return cancel
-        if not self._tasks.host_cancelled:
-            return None
-        return await cancel_of_scope() or cancel
-
-    def _conclude(
-        self,
-        cancel: asyncio.CancelledError | None,
-        leaving: BaseException | None = None,
-        *,
-        gave_up: bool = False,
-    ) -> None:
-        family = self._family
-        assert family is not None
-        fatal, family.fatal = family.fatal, None
-        if gave_up and isinstance(leaving, Exception):
-            family.errors.append(leaving)
-        error = family.error()
-        try:
-            if fatal is None and not isinstance(
-                leaving, Exception | asyncio.CancelledError
-            ):
-                fatal = leaving
-            raised = leaving if isinstance(leaving, Exception) and not gave_up else None
-            first = fatal or cancel or raised or error
-            if error is not None and error is not first:
-                self._report(error)
-            if first is not None and first is not leaving:
-                raise first
-        finally:
-            del fatal, error, leaving, cancel  # their tracebacks hold this frame
-            first = None
-
-    def _report(self, error: SupervisionError) -> None:
-        self._tasks.loop.call_exception_handler(
-            {"message": f"{OWNER}: raised beside another error", "exception": error}
-        )
-
-    # What the family tells
-
-    def _changed(self) -> None:
-        family = self._family
-        assert family is not None
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        if not self._ready and not family.starting and not family.stopping:
-            self._ready = True
-            self._tell_readiness()
-        if family.over:
-            self._tasks.running.pop(self._open, None)
-            self._open.cancel()
-            self._tasks.wake()
-        elif family.stopping:
-            if self._notifier is not None:
-                self._notifier.stopping()
-            self._cancel_body()
-        elif self._awaited and not family.active and not family.starting:
-            family.stop()
-
-    def _tell_readiness(self) -> None:
-        parent = self._parent
-        if self._notifier is not None:
-            self._notifier.ready()
-        if parent is not None and parent.reports and not parent.service.reports:
-            parent.started(parent.life)
-
-    def _cancel_body(self) -> None:
-        family, host = self._family, self._tasks.host
-        assert family is not None
-        if self._in_body and not self._body_cancelled and family.broken:
-            self._body_cancelled = host is not None and host.cancel()
-
-    # What a shutdown asks
-
-    @property
-    def subscribed(self) -> bool:
-        """Whether it would do anything about the beginning of a shutdown."""
-        return self._parent is None and (self._awaited or self._listeners > 0)
-
-    def shut_down(self, *, hurry: bool) -> None:
-        """Stop in order, or not even that."""
-        family = self._family
-        assert family is not None
-        if self._parent is None and (hurry or self.subscribed):
-            family.stop()
-        if hurry:
-            family.hurry()
+    def _first_ones(self) -> list[tuple[Service, bool]]:
+        return [(service, _reports(service)) for service in self._services]
 
     # What its user asks
 
@@ -374,7 +161,7 @@ class Supervisor:
             checkpoint if the service is ready at once.
         """
         service, reports = self._service_of(func, args, options)
-        family = self._opened()
+        family = self._opened().family
         turn = family.turn
         if turn.starting:
             await turn.leave_stack(family.loop)
@@ -413,7 +200,7 @@ class Supervisor:
             Ends the wait; the service is stopped all the same.
         """
         child = self._child(name)
-        family = self._opened()
+        family = self._opened().family
         family.stop_one(child)
         while child.active:
             await child.changes()
@@ -438,7 +225,7 @@ class Supervisor:
             Ends the wait; the service is restarted all the same.
         """
         child = self._child(name)
-        family = self._opened()
+        family = self._opened().family
         if family.stopping:
             raise SupervisorClosed(family.path)
         life = child.life
@@ -464,17 +251,13 @@ class Supervisor:
         Cancellation:
             Ends the wait alone.
         """
-        family = self._opened()
+        family = self._opened().family
         if any(family.members.get(child.name) is child for child in ancestors()):
             raise RuntimeError(
                 f"wait() of supervisor {family.path!r} waits for all its services, so none "
                 "of them can wait for it"
             )
-        self._listeners += 1
-        try:
-            await self._until(lambda: not family.active or family.over)
-        finally:
-            self._listeners -= 1
+        await self._opened().wait()
 
     def snapshot(self) -> Snapshot:
         """Return what everything is doing right now; also when it has ended.
@@ -482,15 +265,7 @@ class Supervisor:
         Raises:
             RuntimeError: From another loop or thread, or before it was entered.
         """
-        family = self._opened()
-        members = self._members or family.members
-        children = tuple(_snapshot_of(child) for child in members.values())
-        state = "ready" if self._ready else "starting"
-        if family.stopping:
-            state = "stopped" if family.over else "stopping"
-        return Snapshot(
-            family.path.rpartition("/")[2], family.path, state, children=children
-        )
+        return self._opened().snapshot()
 
     def health(self) -> Health:
         """Return what a health endpoint has to know.
@@ -498,17 +273,7 @@ class Supervisor:
         Raises:
             RuntimeError: From another loop or thread, or before it was entered.
         """
-        family = self._opened()
-        ready = self._ready and not family.stopping
-        return Health(
-            live=not family.over and not family.broken,
-            ready=ready
-            and all(
-                child.state in (State.READY, State.FINISHED)
-                and (child.nested is None or child.nested.health().ready)
-                for child in family.members.values()
-            ),
-        )
+        return self._opened().health()
 
     def _service_of(
         self, func: Any, args: tuple[Any, ...], options: Any
@@ -523,21 +288,22 @@ class Supervisor:
             last = self._last = func, options, service, _reports(service)
         return last[2], last[3]
 
-    def _opened(self) -> Family:
-        family = self._family
-        if family is None:
+    def _opened(self) -> Supervision:
+        supervision = self._supervision
+        if supervision is None:
             raise RuntimeError(
                 f"{OWNER} has not been entered: use `async with supervise(...) as sup:`"
             )
+        family = supervision.family
         if asyncio._get_running_loop() is not family.loop:
             raise RuntimeError(
                 f"supervisor {family.path!r} belongs to another loop than this one, or "
                 "to another thread: loop.call_soon_threadsafe gets there"
             )
-        return family
+        return supervision
 
     def _child(self, name: str) -> Child:
-        family = self._opened()
+        family = self._opened().family
         child = family.members.get(name)
         if child is None:
             known = ", ".join(map(repr, family.members)) or "none"
@@ -549,12 +315,6 @@ class Supervisor:
                 f"service {name!r} cannot wait for its own end: return, or raise"
             )
         return child
-
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        while not holds():
-            waiter = self._tasks.loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
 
 
 def supervise(
@@ -702,20 +462,3 @@ def _checked(service: Service, args: tuple[Any, ...], options: Any) -> Service:
             f"a Service has its arguments and options already, got {(*args, options)}"
         )
     return service
-
-
-def _snapshot_of(child: Child) -> Snapshot:
-    now = child.overseer.loop.time()
-    nested = () if child.nested is None else child.nested.snapshot().children
-    backoff = child.state is State.BACKOFF and child.due_at is not None
-    return Snapshot(
-        child.name,
-        child.path,
-        child.state.value,
-        child.restarts.total,
-        child.restarts.streak,
-        now - child.since,
-        child.due_at - now if backoff and child.due_at is not None else None,
-        child.history[-1].error if child.history else None,
-        nested,
-    )

@@ -539,6 +539,72 @@ async def test_stop_in_the_tick_in_which_it_ends() -> None:
         assert handle.state == "finished"
 
 
+async def test_coroutine_closed_by_somebody_else() -> None:
+    """Its task finds that out when it is woken, and fails; nobody waits for ever."""
+    woken = asyncio.get_running_loop().create_future()
+    coros: list[Any] = []
+
+    async def closed() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        coros.append(task.get_coro())
+        await woken
+
+    async with supervise() as sup:
+        handle = await sup.start(closed, restart="never")
+        await settle()
+        coros.pop().close()
+        await settle()
+        woken.set_result(None)
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await handle.wait()
+
+
+def test_life_closed_after_its_loop() -> None:
+    """Nothing is asked of a closed loop, so the garbage collector has nothing to say."""
+    loop = asyncio.new_event_loop()
+    coros: list[Any] = []
+
+    async def life() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        coros.append(task.get_coro())
+        await waiting()
+
+    async def main() -> None:
+        await supervise(life)
+
+    task = loop.create_task(main())
+    loop.run_until_complete(asyncio.wait([task], timeout=0.01))
+    loop.close()
+    coros.pop().close()
+    with pytest.raises(RuntimeError, match="closed"):  # of the cancels, as anywhere
+        task.get_coro().close()  # type: ignore[union-attr]
+
+
+def test_keyboard_interrupt_amid_many_ends() -> None:
+    """Whoever ended in that turn is told of all the same."""
+    names: list[str] = []
+
+    def hook(event: Event) -> None:
+        if type(event).__name__ == "ChildFinished":
+            names.append(event.path)
+            if len(names) == 1:
+                raise KeyboardInterrupt
+
+    async def brief() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        await supervise(
+            *[Service(brief, name=name) for name in "abcd"], name="s", on_event=hook
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    assert names == ["s/a", "s/b", "s/c", "s/d"]
+
+
 async def test_nothing_refers_to_a_supervisor_that_is_over() -> None:
     """Neither it nor its children wait for the garbage collector."""
 

@@ -74,3 +74,26 @@ async def test_a_shutdown_leaves_less() -> None:
         pytest.approx([5]),
         pytest.approx([14]),
     ]
+
+
+@pytest.mark.virtual_time
+async def test_each_has_a_moment_though_a_shutdown_leaves_none() -> None:
+    """Who was cancelled just now is not stuck yet; a pending timer makes nobody spin."""
+    loop = asyncio.get_running_loop()
+    grace = Grace(lambda: 0.0)
+    give(loop, grace)
+    guard = Guard(loop)
+    children = [Child() for _ in range(3)]
+    guard.watch(children[0], 5)
+    await asyncio.sleep(0.05)
+    guard.watch(children[1], 3)
+    guard.watch(children[2], None)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert [child.told for child in children] == [[], [], []]
+    await asyncio.sleep(1)
+    guard.close()
+    take_back(loop)
+    assert [len(child.told) for child in children] == [1, 1, 1]
+    assert 0.09 <= children[0].told[0] <= 0.16
+    assert 0.14 <= children[1].told[0] <= 0.26

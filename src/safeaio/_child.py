@@ -69,17 +69,19 @@ class Child:
     """A service, and its lives.
 
     Attributes:
-        overseer: Its supervisor.
+        overseer: Its supervisor; it tells who is static, and who reports.
         name: Its name there.
         service: What it runs.
         args: With what.
         static: Whether it was given to `supervise()` itself.
         reports: Whether it is ready only once it says so.
+        tells: Whether its life tells its own end, and no callback of its task.
         brief: Whether it is forgotten when it ends.
         state: Where it is.
         since: For how long, as the time when it came there.
         first: Whether a failed start is final: nothing has shown yet that it can be up.
         life: How many it has had.
+        begun: Which of them was the last to have had its first step.
         announced: Whether this one has said that it is ready.
         wanted: Whether nobody has stopped it by hand since it was started.
         late: Whether it had ended of itself when it was to be cancelled.
@@ -87,6 +89,7 @@ class Child:
         value: What it gave to `started()` last.
         error: What it raised last.
         result: What it returned last.
+        task: The one of the life that has not been seen to end.
         order: The ordered stop or start that it is part of, if it is of one.
         nested: The supervisor that runs in it.
         restarts: What its failures lead to.
@@ -95,35 +98,45 @@ class Child:
         due_at: When its timer is due, on the loop's clock; in BACKOFF, its next life.
     """
 
-    # Defaults of the class: most children of a pool never have anything else.
-    state = State.WAITING
-    first = True
-    since = 0.0
-    life = 0
-    announced = False
-    late = False
-    wanted = True
-    ready_at = inf
-    value: Any = None
-    error: BaseException | None = None
-    result: Any = None
-    order: "Order[Child] | None" = None
-    nested: Nested | None = None
-    task: asyncio.Task[Any] | None = None
-    history: deque[Failure] | None = None
-    _traceback: TracebackType | None = None
-    failing_since = 0.0
-    due_at: float | None = None
-    _restarts: Restarts | None = None
-    _context: Context | None = None
-    _timer: asyncio.TimerHandle | None = None
-    _again: asyncio.TimerHandle | None = None
-    _early = False
-    _doom: Exception | None = None
-    _cancelled_at = 0.0
-    _beaten_at = 0.0
-    _trace: Trace = ()
-    _waiters: list[asyncio.Future[None]] | None = None
+    __slots__ = (
+        "_again",
+        "_beaten_at",
+        "_cancelled_at",
+        "_context",
+        "_doom",
+        "_early",
+        "_restarts",
+        "_timer",
+        "_trace",
+        "_traceback",
+        "_waiters",
+        "announced",
+        "args",
+        "begun",
+        "brief",
+        "due_at",
+        "error",
+        "failing_since",
+        "first",
+        "history",
+        "late",
+        "life",
+        "name",
+        "nested",
+        "order",
+        "overseer",
+        "ready_at",
+        "reports",
+        "result",
+        "service",
+        "since",
+        "state",
+        "static",
+        "task",
+        "tells",
+        "value",
+        "wanted",
+    )
 
     def __init__(
         self,
@@ -131,17 +144,44 @@ class Child:
         name: str,
         service: Service,
         args: tuple[Any, ...],
-        *,
-        static: bool,
-        reports: bool,
     ) -> None:
         self.overseer = overseer
         self.name = name
         self.service = service
         self.args = args
-        self.static = static
-        self.reports = reports
+        self.static = False
+        self.reports = False
         self.brief = service.restart == "never"
+        self.state = State.WAITING
+        self.since = 0.0
+        self.first = True
+        self.life = 0
+        self.begun = 0
+        self.tells = False
+        self.announced = False
+        self.wanted = True
+        self.late = False
+        self.ready_at = inf
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self.task: asyncio.Task[Any] | None = None
+        self.order: Order[Child] | None = None
+        self.nested: Nested | None = None
+        self.history: deque[Failure] | None = None
+        self.failing_since = 0.0
+        self.due_at: float | None = None
+        self._restarts: Restarts | None = None
+        self._context: Context | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._early = False
+        self._doom: Exception | None = None
+        self._cancelled_at = 0.0
+        self._beaten_at = 0.0
+        self._trace: Trace = ()
+        self._traceback: TracebackType | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
         overseer.active += 1
 
     @property
@@ -244,24 +284,29 @@ class Child:
         elif self.service.start_timeout is not None:
             self.call_later(self.service.start_timeout, self._start_late)
 
-    async def live_on(self, status: Status | None) -> Any:
+    async def live_on(self) -> Any:
         """Run one life."""
+        self.begun = self.life
         _ancestors.set((*_ancestors.get(), self))
         try:
-            keywords = {} if status is None else {"task_status": status}
-            work: Any = self.service.func(*self.args, **keywords)
+            service = self.service
+            work: Any
+            if service.reports:
+                work = service.func(*self.args, task_status=Status(self))
+            else:
+                work = service.func(*self.args)
             if type(work) is not CoroutineType and not inspect.isawaitable(work):
                 raise TypeError(
-                    f"{OWNER} takes async functions, but {self.service.func!r} returned "
+                    f"{OWNER} takes async functions, but {service.func!r} returned "
                     f"{work!r}; write `async def`"
                 )
             return await work  # pyright: ignore[reportUnknownVariableType]
         except (KeyboardInterrupt, SystemExit) as exc:
             raise Carried(exc) from None
-
-    def status(self) -> Status | None:
-        """Make what the next life reports with, if it takes that."""
-        return Status(self) if self.service.reports else None
+        finally:
+            if self.tells:
+                self.tells = False
+                self.overseer.ends(self)
 
     def started(self, life: int, value: Any = None) -> None:
         """Take note that a life is ready; what follows comes in the loop's next turn."""

@@ -83,6 +83,7 @@ class Family:
     _final: Turnover | None = attrs.field(default=None, init=False)
     _context: Context = attrs.field(factory=Context, init=False)
     _create: Callable[..., asyncio.Task[Any]] = attrs.field(init=False)
+    _ending: deque[Child] = attrs.field(factory=lambda: deque(), init=False)
     _serials: dict[str, int] = attrs.field(factory=lambda: {}, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -98,7 +99,8 @@ class Family:
     ) -> Child:
         """Take a child in; it is started by whoever calls this."""
         name = self._free_name(service)
-        child = Child(self, name, service, args, static=static, reports=reports)
+        child = Child(self, name, service, args)
+        child.static, child.reports = static, reports
         self.members[name] = child
         return child
 
@@ -149,7 +151,7 @@ class Family:
 
     def create_task(self, child: Child, context: Context | None) -> asyncio.Task[Any]:
         """Start a life."""
-        coro = child.live_on(child.status() if child.reports else None)
+        coro = child.live_on()
         turn = self.turn
         create = self._create
         if turn.starting:  # eagerly, that would be recursion
@@ -165,7 +167,12 @@ class Family:
 
     def watch(self, child: Child, task: asyncio.Task[Any]) -> None:
         """Have the end of a life told."""
-        self.tasks.add(task, child, self._life_ended, self._context)
+        tasks = self.tasks
+        if child.begun == child.life and not task.done() and not tasks.cancelled:
+            child.tells = True
+            tasks.running[task] = child
+        else:
+            tasks.add(task, child, self._life_ended, self._context)
 
     def became_ready(self, child: Child) -> None:
         if child.order is not None:
@@ -176,6 +183,30 @@ class Family:
             child.order.hurry()
 
     # Ends
+
+    def ends(self, child: Child) -> None:
+        """Have the end of a life told in the next turn, with all others of this one."""
+        self._ending.append(child)
+        if len(self._ending) == 1 and not self.loop.is_closed():
+            self.loop.call_soon(self._lives_ended, context=self._context)
+
+    def _lives_ended(self) -> None:
+        ending = self._ending
+        try:
+            while ending:
+                self._life_is_over(ending.popleft())
+        finally:
+            if ending:  # after a KeyboardInterrupt
+                self.loop.call_soon(self._lives_ended, context=self._context)
+
+    def _life_is_over(self, child: Child) -> None:
+        task = child.task
+        assert task is not None
+        if task.done():
+            del self.tasks.running[task]
+            self._ended_life(child)
+        else:  # somebody closed its coroutine; the task has yet to find that out
+            task.add_done_callback(self._life_ended, context=self._context)
 
     def _life_ended(self, task: asyncio.Future[Any]) -> None:
         child = self.tasks.running.pop(task)

@@ -1,12 +1,15 @@
 """Notices children that do not end after they were cancelled: one timer for all of them."""
 
 import asyncio
+from contextvars import Context
 from math import inf
 from typing import Protocol, final
 
 from ._grace import Limit
 
 SLIGHT = 0.01  # of a second: loops call a little early
+
+_LEAST = 0.1  # seconds from a cancel to its report, when a shutdown leaves none
 
 
 class Stopping(Protocol):
@@ -26,9 +29,9 @@ class Guard:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._due: dict[Stopping, float] = {}
+        self._due: dict[Stopping, tuple[float, float]] = {}
         self._at = inf
-        self._limit: Limit | None = None
+        self._limit: Limit | asyncio.TimerHandle | None = None
 
     def watch(self, child: Stopping, seconds: float | None) -> None:
         """Tell a child if it has not ended in time.
@@ -38,8 +41,9 @@ class Guard:
             seconds: Its time, of which a shutdown may leave less; None for as much as
                 that leaves.
         """
-        at = inf if seconds is None else self._loop.time() + seconds
-        self._due[child] = at
+        now = self._loop.time()
+        at = inf if seconds is None else now + seconds
+        self._due[child] = now, at
         if self._limit is None or at < self._at:
             self._set(at)
 
@@ -63,9 +67,13 @@ class Guard:
         now = self._loop.time()
         cut_short = now < self._at - SLIGHT  # by a shutdown, for all of them
         self._limit = None
-        for child, at in tuple(self._due.items()):
-            if cut_short or at <= now + SLIGHT:
+        for child, (since, at) in tuple(self._due.items()):
+            if at <= now + SLIGHT or (cut_short and now > since + _LEAST - SLIGHT):
                 del self._due[child]
                 child.is_stuck()
-        if self._due and self._limit is None:
-            self._set(min(self._due.values()))
+        if not self._due or self._limit is not None:
+            return
+        if cut_short:
+            self._limit = self._loop.call_later(_LEAST, self._look, context=Context())
+        else:
+            self._set(min(at for _, at in self._due.values()))

@@ -84,6 +84,9 @@ class Overseer(Protocol[C_contra]):
     def watch(self, child: C_contra, task: asyncio.Task[Any]) -> None:
         """Have the end of a life told."""
 
+    def ends(self, child: C_contra) -> None:
+        """A life that tells its own end is in its last step."""
+
     def became_ready(self, child: C_contra) -> None:
         """A child that had to report it did so."""
 

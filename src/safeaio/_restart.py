@@ -11,7 +11,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import TypeVar, final
 
 import attrs
@@ -21,7 +21,7 @@ from ._service import MAX_RESTARTS, Intensity, RestartPolicy, Service, Strategy
 T = TypeVar("T")
 
 
-class Ending(Enum):
+class Ending(IntEnum):
     """How a life ended, of itself."""
 
     RETURNED = auto()
@@ -29,7 +29,7 @@ class Ending(Enum):
     REFUSED = auto()  # it gave up restarting: the whole would be tried n times n times
 
 
-class Then(Enum):
+class Then(IntEnum):
     """What follows."""
 
     RESTART = auto()

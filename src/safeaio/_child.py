@@ -13,10 +13,10 @@ import asyncio
 import inspect
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextvars import Context, ContextVar, copy_context
 from math import inf
-from types import CoroutineType, TracebackType
+from types import CoroutineType, TracebackType, coroutine
 from typing import Any, TypeAlias, final
 
 from ._crew import Carried, error_of
@@ -75,13 +75,11 @@ class Child:
         args: With what.
         static: Whether it was given to `supervise()` itself.
         reports: Whether it is ready only once it says so.
-        tells: Whether its life tells its own end, and no callback of its task.
         brief: Whether it is forgotten when it ends.
         state: Where it is.
         since: For how long, as the time when it came there.
         first: Whether a failed start is final: nothing has shown yet that it can be up.
         life: How many it has had.
-        begun: Which of them was the last to have had its first step.
         announced: Whether this one has said that it is ready.
         wanted: Whether nobody has stopped it by hand since it was started.
         late: Whether it had ended of itself when it was to be cancelled.
@@ -112,7 +110,6 @@ class Child:
         "_waiters",
         "announced",
         "args",
-        "begun",
         "brief",
         "due_at",
         "error",
@@ -133,7 +130,6 @@ class Child:
         "state",
         "static",
         "task",
-        "tells",
         "value",
         "wanted",
     )
@@ -156,8 +152,6 @@ class Child:
         self.since = 0.0
         self.first = True
         self.life = 0
-        self.begun = 0
-        self.tells = False
         self.announced = False
         self.wanted = True
         self.late = False
@@ -285,10 +279,10 @@ class Child:
             self.call_later(self.service.start_timeout, self._start_late)
 
     async def live_on(self) -> Any:
-        """Run one life."""
-        self.begun = self.life
-        _ancestors.set((*_ancestors.get(), self))
+        """Run one life, and tell its end; after one step that is taken beforehand."""
         try:
+            await _begun()
+            _ancestors.set((*_ancestors.get(), self))
             service = self.service
             work: Any
             if service.reports:
@@ -304,8 +298,7 @@ class Child:
         except (KeyboardInterrupt, SystemExit) as exc:
             raise Carried(exc) from None
         finally:
-            if self.tells:
-                self.tells = False
+            if self.task is not None:  # not within the `launch` of an eager one
                 self.overseer.ends(self)
 
     def started(self, life: int, value: Any = None) -> None:
@@ -460,6 +453,12 @@ class Child:
                 f"service {self.name!r} has not called beat() for {seconds} s"
             )
         )
+
+
+@coroutine
+def _begun() -> Generator[None, None, None]:
+    # One who is cancelled before his first step never runs, not even his `finally`.
+    yield
 
 
 def _cut(traceback: TracebackType | None, tail: TracebackType | None) -> None:

@@ -84,6 +84,7 @@ class Family:
     _context: Context = attrs.field(factory=Context, init=False)
     _create: Callable[..., asyncio.Task[Any]] = attrs.field(init=False)
     _ending: deque[Child] = attrs.field(factory=lambda: deque(), init=False)
+    _tells: bool = attrs.field(default=False, init=False)
     _serials: dict[str, int] = attrs.field(factory=lambda: {}, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -152,6 +153,7 @@ class Family:
     def create_task(self, child: Child, context: Context | None) -> asyncio.Task[Any]:
         """Start a life."""
         coro = child.live_on()
+        coro.send(None)
         turn = self.turn
         create = self._create
         if turn.starting:  # eagerly, that would be recursion
@@ -161,18 +163,17 @@ class Family:
             return create(coro, name=child.name, context=context)
         except BaseException as exc:  # noqa: BLE001 - of the loop's task factory
             coro.close()
-            return asyncio.Task(_fail(exc), loop=self.loop, name=child.name)
+            task = asyncio.Task(_fail(exc), loop=self.loop, name=child.name)
+            task.add_done_callback(self._life_ended, context=self._context)
+            return task
         finally:
             turn.starting = nested
 
     def watch(self, child: Child, task: asyncio.Task[Any]) -> None:
         """Have the end of a life told."""
-        tasks = self.tasks
-        if child.begun == child.life and not task.done() and not tasks.cancelled:
-            child.tells = True
-            tasks.running[task] = child
-        else:
-            tasks.add(task, child, self._life_ended, self._context)
+        self.tasks.hold(task, child)
+        if task.done():  # an eager one
+            self.ends(child)
 
     def became_ready(self, child: Child) -> None:
         if child.order is not None:
@@ -187,17 +188,22 @@ class Family:
     def ends(self, child: Child) -> None:
         """Have the end of a life told in the next turn, with all others of this one."""
         self._ending.append(child)
-        if len(self._ending) == 1 and not self.loop.is_closed():
+        if not self._tells:
+            self._tell_ends()
+
+    def _tell_ends(self) -> None:
+        if not self.loop.is_closed():  # else it is the garbage collector that ends them
+            self._tells = True
             self.loop.call_soon(self._lives_ended, context=self._context)
 
     def _lives_ended(self) -> None:
-        ending = self._ending
         try:
-            while ending:
-                self._life_is_over(ending.popleft())
+            for _ in range(len(self._ending)):  # 1
+                self._life_is_over(self._ending.popleft())
         finally:
-            if ending:  # after a KeyboardInterrupt
-                self.loop.call_soon(self._lives_ended, context=self._context)
+            self._tells = False
+            if self._ending:
+                self._tell_ends()
 
     def _life_is_over(self, child: Child) -> None:
         task = child.task

@@ -85,7 +85,7 @@ class Overseer(Protocol[C_contra]):
         """Have the end of a life told."""
 
     def ends(self, child: C_contra) -> None:
-        """A life that tells its own end is in its last step."""
+        """A life is in its last step."""
 
     def became_ready(self, child: C_contra) -> None:
         """A child that had to report it did so."""

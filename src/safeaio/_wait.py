@@ -118,8 +118,12 @@ class Children(Generic[K]):
         context: Context,
     ) -> None:
         """Wait for one more child."""
-        self.running[child] = key
+        self.hold(child, key)
         child.add_done_callback(ended, context=context)
+
+    def hold(self, child: asyncio.Future[Any], key: K) -> None:
+        """Wait for one more child, whose end somebody tells in another way."""
+        self.running[child] = key
         if self.cancelled:  # while it was started: an eager first step may do anything
             self._cancel(child)
             self._watch()

@@ -651,12 +651,10 @@ class Model:
             return
         if ask.what == "wait":
             return
-        if self.stopping and ask.what == "start":
+        if self.stopping and ask.what in ("start", "restart"):
             self._answer(ask, "SupervisorClosed")
         elif (child is None) != (ask.what == "start"):
             self._answer(ask, "ValueError")
-        elif self.stopping and ask.what == "restart":
-            self._answer(ask, "SupervisorClosed")
         elif child is None:
             ask.child = child = self.members[kid.name] = Child(kid, static=False)
             if self._group is None:

@@ -26,6 +26,7 @@ from safeaio import (
     beat,
     supervise,
 )
+from safeaio._child import Child
 
 AT_ONCE = Backoff(base=0)
 SECOND = Backoff(base=1, factor=1, jitter=0)
@@ -582,27 +583,35 @@ def test_life_closed_after_its_loop() -> None:
         task.get_coro().close()  # type: ignore[union-attr]
 
 
-def test_keyboard_interrupt_amid_many_ends() -> None:
+def test_keyboard_interrupt_amid_many_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever ended in that turn is told of all the same."""
     names: list[str] = []
+    take_ending = Child.take_ending
 
-    def hook(event: Event) -> None:
-        if type(event).__name__ == "ChildFinished":
-            names.append(event.path)
-            if len(names) == 1:
-                raise KeyboardInterrupt
+    def interrupted(
+        child: Child,
+    ) -> Any:  # as by a signal handler, which may run anywhere
+        names.append(child.name)
+        if len(names) == 1:
+            raise KeyboardInterrupt
+        return take_ending(child)
 
     async def brief() -> None:
         await asyncio.sleep(0)
 
     async def main() -> None:
-        await supervise(
-            *[Service(brief, name=name) for name in "abcd"], name="s", on_event=hook
-        )
+        await supervise(*[Service(brief, name=name) for name in "abcd"])
 
+    monkeypatch.setattr(Child, "take_ending", interrupted)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(main())
     with pytest.raises(KeyboardInterrupt):
-        asyncio.run(main())
-    assert names == ["s/a", "s/b", "s/c", "s/d"]
+        loop.run_until_complete(task)
+    loop.run_until_complete(asyncio.wait([task], timeout=0.01))
+    assert names == ["a", "b", "c", "d"]
+    task.cancel()
+    loop.run_until_complete(asyncio.wait([task]))
+    loop.close()
 
 
 async def test_nothing_refers_to_a_supervisor_that_is_over() -> None:

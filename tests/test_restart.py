@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safeaio import Backoff, Intensity, Service
+from safeaio._ending import How
 from safeaio._restart import (
-    Ending,
     Restarts,
     Then,
     Window,
@@ -32,16 +32,16 @@ async def poll() -> None: ...
 def test_policies(restart: Any, returned: Then, failed: Then, refused: Then) -> None:
     """What follows an end is the policy's matter."""
     service = Service(poll, restart=restart)
-    assert what_follows(service, Ending.RETURNED) is returned
-    assert what_follows(service, Ending.FAILED) is failed
-    assert what_follows(service, Ending.REFUSED) is refused
+    assert what_follows(service, How.RETURNED) is returned
+    assert what_follows(service, How.FAILED) is failed
+    assert what_follows(service, How.REFUSED) is refused
 
 
 def test_an_essential_service_that_fails_ends_all() -> None:
     """Also one that would never be restarted."""
     service = Service(poll, restart="never", essential=True)
-    assert what_follows(service, Ending.FAILED) is Then.GIVE_UP
-    assert what_follows(service, Ending.RETURNED) is Then.FINISH
+    assert what_follows(service, How.FAILED) is Then.GIVE_UP
+    assert what_follows(service, How.RETURNED) is Then.FINISH
 
 
 def test_as_many_restarts_in_a_row_as_allowed() -> None:
@@ -121,4 +121,10 @@ def test_an_intensity_that_backoff_never_reaches() -> None:
     assert can_exceed(Intensity(3, 20), [slow, slow])
     assert can_exceed(Intensity(3, 20), [])
     once = Service(poll, restart="never")
-    assert not can_exceed(Intensity(0, 1), [once])
+    assert can_exceed(Intensity(0, 1), [once])  # by others, which are started later
+    assert not can_exceed(Intensity(3, 20), [slow, once])
+    at_once = Service(poll, backoff=Backoff(base=0))
+    assert can_exceed(Intensity(10**9, 1), [at_once])
+    steady = Service(poll, backoff=Backoff(base=1, factor=1, jitter=0))
+    assert can_exceed(Intensity(10**9, 10**9), [steady])
+    assert not can_exceed(Intensity(10**9 + 1, 10**9), [steady])

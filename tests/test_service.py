@@ -21,7 +21,7 @@ async def reports(*, task_status: TaskStatus[None]) -> None: ...
 
 
 async def reports_too(
-    a: int, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+    a: int = 0, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None: ...
 
 

@@ -264,8 +264,9 @@ def test_left() -> None:
 
 
 def test_left_of_the_drain() -> None:
-    """Who winds up has until main is cancelled."""
-    assert begun(subscribed=True).left(101.0) == pytest.approx(5.0)
+    """Who winds up has until main has been cancelled."""
+    assert begun(subscribed=True).left(101.0) == pytest.approx(5.02)
+    assert begun(0.01, subscribed=True).left(100.0) == pytest.approx(0.01)
 
 
 def test_left_without_shutdown() -> None:

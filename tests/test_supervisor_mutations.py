@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, Phase, find, settings
 
 from safeaio import Backoff
 from safeaio._child import Child
+from safeaio._ending import How
 from safeaio._events import ChildFinished
 from safeaio._family import Family
-from safeaio._overseer import State
 from safeaio._restart import Restarts, Window
+from safeaio._state import State
 from safeaio._supervision import Supervision
 from safeaio._turnover import Turnover
 from tests.supervisor_model import Kid, Plan, Step
@@ -103,7 +104,11 @@ def a_stray_cancel_is_taken_for_a_stop(patch: Patch) -> None:
 
 @mutation
 def a_child_is_restarted_while_all_stop(patch: Patch) -> None:
-    patch.setattr(Family, "_ended_too", Family._ended)
+    def ended(self: Family, child: Child, error: BaseException | None) -> None:
+        how = How.RETURNED if error is None else How.FAILED
+        self._ended_by_itself(child, how, error)
+
+    patch.setattr(Family, "_ended_during_stop", ended)
 
 
 # Others

@@ -68,10 +68,11 @@ class Store:
     async def _write_all(self) -> None:
         while not self._queue.empty():
             self._batch.append(self._queue.get_nowait())
-        if self._batch:
-            await asyncio.to_thread(
-                self._insert, [reading for reading, _ in self._batch]
-            )
+        if self._batch:  # a cancel in the middle would have it written again
+            await safeaio.shielded(self._write_batch())
+
+    async def _write_batch(self) -> None:
+        await asyncio.to_thread(self._insert, [reading for reading, _ in self._batch])
         for _, stored in self._batch:
             if not stored.done():
                 stored.set_result(None)

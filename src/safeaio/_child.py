@@ -6,8 +6,8 @@
 # 2. A life is cancelled once; only if it is stuck again, once per interval.
 # 3. There is at most one timer: for the start, the heartbeat or the restart. One more
 #    stands by once it is stuck.
-# 4. Whatever a life does on its stack changes nothing: it asks, and the loop's next turn
-#    answers. An eager task runs its first step inside of `launch`.
+# 4. A life's readiness and its end are told in the loop's next turn, never on its stack:
+#    an eager task runs its first step inside of `launch`.
 
 import asyncio
 import inspect
@@ -23,10 +23,11 @@ from ._crew import Carried, error_of
 from ._ending import How, ending
 from ._events import ChildReady, ChildStarting, ChildStopping, ChildStuck, text_of
 from ._guard import SLIGHT
-from ._overseer import ENDED, Nested, Order, Overseer, State
+from ._overseer import Nested, Order, Overseer
 from ._restart import Restarts
 from ._service import Service
 from ._stack import Trace, suspended_at, trace_of
+from ._state import ENDED, State
 from ._swallowed import has_swallowed, warn_of
 from .exceptions import Failure, TaskStuckWarning
 
@@ -82,6 +83,7 @@ class Child:
         life: How many it has had.
         announced: Whether this one has said that it is ready.
         wanted: Whether nobody has stopped it by hand since it was started.
+        revived: Whether somebody started it by hand after it had ended.
         late: Whether it had ended of itself when it was to be cancelled.
         ready_at: When it became ready.
         value: What it gave to `started()` last.
@@ -97,12 +99,12 @@ class Child:
     """
 
     __slots__ = (
-        "_again",
         "_beaten_at",
         "_cancelled_at",
         "_context",
         "_doom",
         "_early",
+        "_reminder",
         "_restarts",
         "_timer",
         "_trace",
@@ -125,6 +127,7 @@ class Child:
         "ready_at",
         "reports",
         "result",
+        "revived",
         "service",
         "since",
         "state",
@@ -154,6 +157,7 @@ class Child:
         self.life = 0
         self.announced = False
         self.wanted = True
+        self.revived = False
         self.late = False
         self.ready_at = inf
         self.value: Any = None
@@ -168,7 +172,7 @@ class Child:
         self._restarts: Restarts | None = None
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._again: asyncio.TimerHandle | None = None
+        self._reminder: asyncio.TimerHandle | None = None
         self._early = False
         self._doom: Exception | None = None
         self._cancelled_at = 0.0
@@ -197,12 +201,18 @@ class Child:
         return self._restarts
 
     def keep_context(self) -> None:
-        """Start every life in a copy of the context that is here now."""
-        self._context = copy_context()
+        """Start every life in a copy of the context that is here now, or was at first."""
+        if self._context is None:
+            self._context = copy_context()
 
     @property
     def path(self) -> str:
         return f"{self.overseer.path}/{self.name}"
+
+    @property
+    def nests(self) -> bool:
+        """Whether what it runs is a supervisor, which is ready when all in it are."""
+        return self.reports and not self.service.reports
 
     @property
     def live(self) -> bool:
@@ -240,7 +250,13 @@ class Child:
 
     async def changes(self) -> None:
         """Wait until it enters a state."""
-        waiter = self.overseer.loop.create_future()
+        loop = self.overseer.loop
+        if asyncio._get_running_loop() is not loop:
+            raise RuntimeError(
+                f"service {self.path!r} belongs to another loop than this one, or to "
+                "another thread: loop.call_soon_threadsafe gets there"
+            )
+        waiter = loop.create_future()
         if self._waiters is None:
             self._waiters = []
         self._waiters.append(waiter)
@@ -266,6 +282,7 @@ class Child:
         overseer.herald.tell(ChildStarting, self, self.life)
         self.ready_at = inf
         self.late = False
+        self.result = None
         if self.reports:
             self.announced = False
             self.enter(State.STARTING)
@@ -282,7 +299,7 @@ class Child:
         """Run one life, and tell its end; after one step that is taken beforehand."""
         try:
             await _begun()
-            _ancestors.set((*_ancestors.get(), self))
+            _ancestors.set((*self.overseer.ancestors, self))
             service = self.service
             work: Any
             if service.reports:
@@ -299,7 +316,7 @@ class Child:
             raise Carried(exc) from None
         finally:
             if self.task is not None:  # not within the `launch` of an eager one
-                self.overseer.ends(self)
+                self.overseer.note_end(self)
 
     def started(self, life: int, value: Any = None) -> None:
         """Take note that a life is ready; what follows comes in the loop's next turn."""
@@ -357,9 +374,9 @@ class Child:
         if stopped:
             self._trace = ()
             self.overseer.guard.forget(self)
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        if self._reminder is not None:
+            self._reminder.cancel()
+            self._reminder = None
         return how, error
 
     def remember(self, error: BaseException) -> None:
@@ -390,7 +407,8 @@ class Child:
         assert task is not None
         self._trace = trace_of(task)
         if not self.overseer.abandoned and not task.cancel():  # 2
-            self.late = self.late or not self.overseer.stopping
+            if doom is None:
+                self.late = self.late or not self.overseer.stopping
             return
         self._doom = doom
         self.enter(State.STOPPING)
@@ -413,7 +431,7 @@ class Child:
         interval = self.service.stop_timeout
         if interval is not None:
             rest = interval if age > interval - SLIGHT else interval - age
-            self._again = loop.call_later(rest, self.is_stuck, context=Context())
+            self._reminder = loop.call_later(rest, self.is_stuck, context=Context())
         stack = suspended_at(task)
         self.overseer.herald.tell(ChildStuck, self, age, stack)
         text = str(ChildStuck(self.path, age, stack))
@@ -433,6 +451,8 @@ class Child:
             )
 
     def _start_late(self) -> None:
+        if self.announced:  # in this very turn
+            return
         seconds = self.service.start_timeout
         self.cancel(
             doom=TimeoutError(

@@ -1,18 +1,19 @@
 """How a life of a supervised service ended: pure."""
 
 import asyncio
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Any, cast
 
-from .exceptions import ChildCancelled
+from .exceptions import ChildCancelled, SupervisionError
 
 
-class How(Enum):
+class How(IntEnum):
     """How a life ended."""
 
     STOPPED = auto()  # by its supervisor
     RETURNED = auto()
     FAILED = auto()
+    REFUSED = auto()  # it gave up restarting: the whole would be tried n times n times
     FATAL = auto()  # a KeyboardInterrupt, a SystemExit: for the whole program
 
 
@@ -40,14 +41,20 @@ def ending(
         return How.FAILED, stray
     if not isinstance(error, Exception):
         return How.FATAL, error
-    return (How.STOPPED if stopped else How.FAILED), error
+    if stopped:
+        return How.STOPPED, error
+    refused = isinstance(error, SupervisionError)
+    return (How.REFUSED if refused else How.FAILED), error
 
 
 def _without_cancels(error: BaseException) -> BaseException:
     """Return what else a group has, or one cancel if it has nothing else."""
     if not isinstance(error, BaseExceptionGroup):
         return error
-    cancels, rest = cast("Any", error).split(asyncio.CancelledError)
+    try:
+        cancels, rest = cast("Any", error).split(asyncio.CancelledError)
+    except Exception:  # noqa: BLE001 - of the `derive` of a class of the user's
+        return cast("BaseException", error)
     if rest is None:
         cancel = asyncio.CancelledError()
         cancel.__cause__ = cancels

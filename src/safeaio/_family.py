@@ -2,8 +2,8 @@
 
 # Invariants; the code names them where it keeps them.
 #
-# 1. Nothing awaits here: every step is taken in a callback of the loop, so the supervisor
-#    answers in the tick in which it is asked, however its children fail.
+# 1. Nothing awaits here, and no callback takes more steps than there were when it began:
+#    the supervisor answers in the tick in which it is asked, however its children fail.
 # 2. Nothing is started once the stop has begun.
 # 3. There is at most one turnover of a group; a failure meanwhile becomes part of it.
 # 4. An error is either in the error that is raised in the end, or has been told by an
@@ -29,9 +29,9 @@ from ._events import (
 )
 from ._guard import Guard
 from ._herald import Herald
-from ._overseer import State
-from ._restart import Ending, Then, Window, affected, what_follows
+from ._restart import Then, Window, affected, what_follows
 from ._service import Service, Strategy
+from ._state import State
 from ._turn import Turn, eager_start, turn_of
 from ._turnover import Turnover
 from ._wait import Children
@@ -50,6 +50,8 @@ class Family:
         stop_timeout: Seconds for the ordered stop of all.
         herald: Tells of every event.
         tasks: The live tasks of all, for whoever waits for them.
+        on_change: Called when it became ready, began to stop, or all have ended.
+        ancestors: The children whose lives it is part of, the outermost first.
         members: The children by their names, in the order of their starts.
         active: How many live, or will.
         stopping: Whether the end has begun.
@@ -65,6 +67,7 @@ class Family:
     herald: Herald
     tasks: Children[Child | None]
     on_change: Callable[[], object]
+    ancestors: tuple[Child, ...]
     loop: asyncio.AbstractEventLoop = attrs.field(init=False)
     members: dict[str, Child] = attrs.field(factory=lambda: {}, init=False)
     active: int = attrs.field(default=0, init=False)
@@ -83,8 +86,9 @@ class Family:
     _final: Turnover | None = attrs.field(default=None, init=False)
     _context: Context = attrs.field(factory=Context, init=False)
     _create: Callable[..., asyncio.Task[Any]] = attrs.field(init=False)
-    _ending: deque[Child] = attrs.field(factory=lambda: deque(), init=False)
-    _tells: bool = attrs.field(default=False, init=False)
+    _to_tell: deque[Child] = attrs.field(factory=lambda: deque(), init=False)
+    _hurried: bool = attrs.field(default=False, init=False)
+    _telling: bool = attrs.field(default=False, init=False)
     _serials: dict[str, int] = attrs.field(factory=lambda: {}, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -139,7 +143,7 @@ class Family:
         else:
             child.launch(inline=True)
             if child.has_ended:
-                self._ended_life(child)
+                self._after(child)
 
     @property
     def starting(self) -> bool:
@@ -164,7 +168,7 @@ class Family:
         except BaseException as exc:  # noqa: BLE001 - of the loop's task factory
             coro.close()
             task = asyncio.Task(_fail(exc), loop=self.loop, name=child.name)
-            task.add_done_callback(self._life_ended, context=self._context)
+            task.add_done_callback(self._task_ended, context=self._context)
             return task
         finally:
             turn.starting = nested
@@ -173,7 +177,7 @@ class Family:
         """Have the end of a life told."""
         self.tasks.hold(task, child)
         if task.done():  # an eager one
-            self.ends(child)
+            self.note_end(child)
 
     def became_ready(self, child: Child) -> None:
         if child.order is not None:
@@ -185,44 +189,44 @@ class Family:
 
     # Ends
 
-    def ends(self, child: Child) -> None:
+    def note_end(self, child: Child) -> None:
         """Have the end of a life told in the next turn, with all others of this one."""
-        self._ending.append(child)
-        if not self._tells:
-            self._tell_ends()
+        self._to_tell.append(child)
+        if not self._telling:
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if not self.loop.is_closed():  # else it is the garbage collector that ends them
+            self._telling = True
+            self.loop.call_soon(self._tell_ends, context=self._context)
 
     def _tell_ends(self) -> None:
-        if not self.loop.is_closed():  # else it is the garbage collector that ends them
-            self._tells = True
-            self.loop.call_soon(self._lives_ended, context=self._context)
-
-    def _lives_ended(self) -> None:
         try:
-            for _ in range(len(self._ending)):  # 1
-                self._life_is_over(self._ending.popleft())
+            for _ in range(len(self._to_tell)):  # 1
+                self._tell_end(self._to_tell.popleft())
         finally:
-            self._tells = False
-            if self._ending:
-                self._tell_ends()
+            self._telling = False
+            if self._to_tell:
+                self._tell_soon()
 
-    def _life_is_over(self, child: Child) -> None:
+    def _tell_end(self, child: Child) -> None:
         task = child.task
         assert task is not None
         if task.done():
             del self.tasks.running[task]
-            self._ended_life(child)
+            self._after(child)
         else:  # somebody closed its coroutine; the task has yet to find that out
-            task.add_done_callback(self._life_ended, context=self._context)
+            task.add_done_callback(self._task_ended, context=self._context)
 
-    def _life_ended(self, task: asyncio.Future[Any]) -> None:
+    def _task_ended(self, task: asyncio.Future[Any]) -> None:
         child = self.tasks.running.pop(task)
         assert child is not None
-        self._ended_life(child)
+        self._after(child)
 
-    def _ended_life(self, child: Child) -> None:
+    def _after(self, child: Child) -> None:
         how, error = child.take_ending()
         if how is How.FATAL:
-            self.fatal = self.fatal or error
+            self.fatal = error if self.fatal is None else self.fatal
             self.broken = True
             child.error = error
             self.herald.tell(ChildFailed, child, error, 0, None)
@@ -231,11 +235,11 @@ class Family:
         elif how is How.STOPPED:
             self._stopped(child, error)
         elif self.stopping:
-            self._ended_too(child, error)
+            self._ended_during_stop(child, error)
         elif child.late and child.order is not self._group:
-            self._ended_first(child, error)
+            self._ended_before_its_stop(child, how, error)
         else:
-            self._ended(child, error)
+            self._ended_by_itself(child, how, error)
         del error  # its traceback may hold this frame
         if child.order is not None:
             child.order.advance()
@@ -254,20 +258,27 @@ class Family:
         else:
             self._settle(child, State.STOPPED)
 
-    def _ended_first(self, child: Child, error: BaseException | None) -> None:
+    def _ended_before_its_stop(
+        self, child: Child, how: How, error: BaseException | None
+    ) -> None:
         """It was about to be told when somebody stopped it: nothing follows of it."""
-        if what_follows(child.service, _ending_of(error)) is Then.FINISH:
+        again = child.order is not None and child.order.starts_again(child)
+        finished = what_follows(child.service, how) is Then.FINISH
+        if finished and not again:
             self._finish(child)
             return
-        if error is not None:
-            child.remember(error)
-        self.herald.tell(ChildFailed, child, error, 0, None)
-        if child.order is not None and child.order.starts_again(child):
+        if finished:
+            self.herald.tell(ChildFinished, child)
+        else:
+            if error is not None:
+                child.remember(error)
+            self.herald.tell(ChildFailed, child, error, 0, None)
+        if again:
             child.enter(State.WAITING)
         else:
             self._settle(child, State.STOPPED)
 
-    def _ended_too(self, child: Child, error: BaseException | None) -> None:
+    def _ended_during_stop(self, child: Child, error: BaseException | None) -> None:
         if isinstance(error, Exception):
             child.error = error
             if not child.late:
@@ -278,21 +289,24 @@ class Family:
             self.herald.tell(ChildFinished, child)
             child.enter(State.FINISHED)
 
-    def _ended(self, child: Child, error: BaseException | None) -> None:
+    def _ended_by_itself(
+        self, child: Child, how: How, error: BaseException | None
+    ) -> None:
         if child.reports and not child.announced and error is None:
+            how = How.FAILED
             error = RuntimeError(
                 f"service {child.name!r} returned before it called task_status.started()"
             )
         if child.first and error is not None and child.reports:
             self._first_start_failed(child, error)
             return
-        then = what_follows(child.service, _ending_of(error))
+        then = what_follows(child.service, how)
         if error is not None or then is Then.RESTART:
-            child.remember(error or _returned(child))
+            child.remember(_returned(child) if error is None else error)
         if then is Then.RESTART and not self._again(child):
             then = Then.GIVE_UP
         if then is Then.RESTART:
-            self._restart(child, error, self.loop.time())
+            self._restart(child, error)
         elif then is Then.FINISH:
             self._finish(child)
         else:
@@ -336,12 +350,13 @@ class Family:
         child.remember(error)
         self.herald.tell(ChildFailed, child, error, 0, None)
         child.enter(State.FAILED)
-        if child.static and self.starting:
+        if child.static and not child.revived:
             self.give_up(child, f"service {child.name!r} failed to start")
 
     # Restarts
 
-    def _restart(self, child: Child, error: BaseException | None, now: float) -> None:
+    def _restart(self, child: Child, error: BaseException | None) -> None:
+        now = self.loop.time()
         group = self._group
         merged = group is not None and child.order is group and not group.starting
         if self.window is not None and not merged and self.window.exceeded(now):
@@ -379,7 +394,11 @@ class Family:
             if child is failed or (child in again and child.active and child.wanted)
         ]
         failed.enter(State.WAITING)
-        starts = deque(child for child in group if not child.brief)
+        starts = deque(
+            child
+            for child in group
+            if not child.brief or child.state is State.WAITING  # for its only life
+        )
         self._group = Turnover(self.loop, group, starts, self._restarted, not_before)
         names = tuple(child.name for child in starts)
         self.herald.tell(
@@ -422,7 +441,7 @@ class Family:
             elif child.active:
                 child.enter(State.STOPPED)
         self._final = Turnover(self.loop, live, deque(), self._all_ended)
-        self._final.limit(self.stop_timeout)
+        self._final.limit(0.0 if self._hurried else self.stop_timeout)
         self.on_change()
         self._final.advance()
 
@@ -432,7 +451,8 @@ class Family:
         return self.tasks.cancelled
 
     def hurry(self) -> None:
-        """Give up the order of the stop."""
+        """Give up the order of the stop, also of one that has yet to begin."""
+        self._hurried = True
         if self._final is not None:
             self._final.hurry()
 
@@ -458,8 +478,9 @@ class Family:
         if child.order is not None:
             child.order.drop(child)
         if not child.active:
-            child.first = True
+            child.first = child.revived = True
         if not child.live:
+            child.keep_context()
             child.enter(State.WAITING)
         Turnover(
             self.loop, [child] if child.live else [], deque([child]), _nothing
@@ -491,12 +512,6 @@ class Family:
             error.service = culprit.name
             error.history = tuple(culprit.history or ())
         return error
-
-
-def _ending_of(error: BaseException | None) -> Ending:
-    if error is None:
-        return Ending.RETURNED
-    return Ending.REFUSED if isinstance(error, SupervisionError) else Ending.FAILED
 
 
 def _returned(child: Child) -> RuntimeError:

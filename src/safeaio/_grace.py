@@ -1,11 +1,11 @@
 """Limits of cleanup that shrink when the run of its loop shuts down."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
 from math import inf
-from typing import Protocol, final
+from typing import Any, Protocol, final
 from weakref import WeakKeyDictionary
 
 
@@ -15,6 +15,11 @@ class Subscriber(Protocol):
     @property
     def subscribed(self) -> bool:
         """Whether it would do anything at the beginning."""
+        ...
+
+    @property
+    def owned(self) -> Iterable[asyncio.Future[Any]]:
+        """The tasks that it ends by itself, and in order, when its host is cancelled."""
         ...
 
     def shut_down(self, *, hurry: bool) -> None:
@@ -28,10 +33,16 @@ class Grace:
     Args:
         left: Returns the seconds that one step may take from now on; infinity without a
             shutdown.
+
+    Attributes:
+        begun: Whether a shutdown has.
+        hurried: Whether what winds up is to be over.
     """
 
     def __init__(self, left: Callable[[], float]) -> None:
         self.left = left
+        self.begun = False
+        self.hurried = False
         self.limits: set[Limit] = set()
         self.subscribers: set[Subscriber] = set()
 
@@ -42,6 +53,7 @@ class Grace:
 
     def shut_down(self, *, hurry: bool) -> None:
         """Tell whoever has something to wind up."""
+        self.begun, self.hurried = True, hurry
         for subscriber in tuple(self.subscribers):
             subscriber.shut_down(hurry=hurry)
 
@@ -66,6 +78,20 @@ def unsubscribe(loop: asyncio.AbstractEventLoop, subscriber: Subscriber) -> None
     grace = _graces.get(loop)
     if grace is not None:
         grace.subscribers.discard(subscriber)
+
+
+def catch_up(loop: asyncio.AbstractEventLoop, subscriber: Subscriber) -> None:
+    """Tell a subscriber, which was none before, of a shutdown that has begun."""
+    grace = _graces.get(loop)
+    if grace is not None and grace.begun:
+        subscriber.shut_down(hurry=grace.hurried)
+
+
+def owned(loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[Any]]:
+    """Return the tasks that somebody else ends."""
+    grace = _graces.get(loop)
+    subscribers = () if grace is None else tuple(grace.subscribers)
+    return {task for subscriber in subscribers for task in subscriber.owned}
 
 
 def give(loop: asyncio.AbstractEventLoop, grace: Grace) -> None:

@@ -71,9 +71,10 @@ class Guard:
             if at <= now + SLIGHT or (cut_short and now > since + _LEAST - SLIGHT):
                 del self._due[child]
                 child.is_stuck()
-        if not self._due or self._limit is not None:
+        if not self._due:
             return
         if cut_short:
+            self.close()
             self._limit = self._loop.call_later(_LEAST, self._look, context=Context())
         else:
             self._set(min(at for _, at in self._due.values()))

@@ -6,13 +6,14 @@ from typing import Any, Generic, Protocol, TypedDict, TypeVar, final
 from anyio.abc import TaskStatus
 
 from ._child import Child
-from ._overseer import State
 from ._service import Backoff, RestartPolicy
+from ._state import State
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 A_contra = TypeVar("A_contra", contravariant=True)
 B_contra = TypeVar("B_contra", contravariant=True)
+C_contra = TypeVar("C_contra", contravariant=True)
 
 
 class Options(TypedDict, total=False):
@@ -49,6 +50,14 @@ class Reporting2(Protocol[A_contra, B_contra, T_co]):
 
     def __call__(
         self, a: A_contra, b: B_contra, /, *, task_status: TaskStatus[T_co]
+    ) -> Awaitable[object]: ...
+
+
+class Reporting3(Protocol[A_contra, B_contra, C_contra, T_co]):
+    """One with three; for more there is `functools.partial`."""
+
+    def __call__(
+        self, a: A_contra, b: B_contra, c: C_contra, /, *, task_status: TaskStatus[T_co]
     ) -> Awaitable[object]: ...
 
 
@@ -100,6 +109,8 @@ class Handle(Generic[T]):
 
         Raises:
             Exception: What it failed with.
+            RuntimeError: If that was a KeyboardInterrupt or SystemExit, which the
+                supervisor raises.
 
         Cancellation:
             Ends the wait alone.
@@ -108,6 +119,10 @@ class Handle(Generic[T]):
         while child.active:
             await child.changes()
         if child.state is State.FAILED and child.error is not None:
+            if not isinstance(child.error, Exception):  # it ends the whole program
+                raise RuntimeError(
+                    f"service {child.name!r} ended it all"
+                ) from child.error
             raise child.error
         return child.result
 

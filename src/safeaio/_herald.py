@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
 from typing import Any, final
 
 from ._events import Event
+from ._turn import turn_of
 
 logger = logging.getLogger("safeaio.supervise")
 
@@ -29,6 +32,7 @@ class Herald:
         self._path = path
         self._hook = hook
         self._loop = loop
+        self._turn = turn_of(loop)
 
     def tell(self, event: Callable[..., Event], of: Any, *args: Any) -> None:
         """Tell of an event.
@@ -52,21 +56,39 @@ class Herald:
     def _log(self, event: Event) -> None:
         if not logger.isEnabledFor(event.level):
             return
-        try:
-            logger.log(
-                event.level,
-                "%s",
-                event,
-                exc_info=getattr(event, "error", None),
-                extra={"event": type(event).__name__, "path": event.path},
-            )
-        except Exception as exc:  # noqa: BLE001 - of a filter or handler of the user's
-            message = f"{self._path}: could not log {event}"
-            self._loop.call_exception_handler({"message": message, "exception": exc})
+        extra = {"event": type(event).__name__, "path": event.path}
+        error = getattr(event, "error", None)
+        with self._undisturbed(f"could not log {event}"):
+            logger.log(event.level, "%s", event, exc_info=error, extra=extra)
 
     def _call(self, hook: Callable[[Event], None], event: Event) -> None:
+        message = "on_event raised, and is not called again"
+        with self._undisturbed(message):
+            # What it starts eagerly must find that it is on a stack of ours.
+            nested, self._turn.starting = self._turn.starting, True
+            try:
+                hook(event)
+            except (Exception, asyncio.CancelledError):
+                self._hook = None
+                logger.exception("%s: %s", self._path, message)
+            finally:
+                self._turn.starting = nested
+
+    @contextmanager
+    def _undisturbed(self, message: str) -> Iterator[None]:
+        """Let nothing out: whoever tells is amid a change of its state."""
         try:
-            hook(event)
-        except Exception:
+            yield
+        except (Exception, asyncio.CancelledError) as exc:  # noqa: BLE001 - of the user's
+            message = f"{self._path}: {message}"
+            self._loop.call_exception_handler({"message": message, "exception": exc})
+        except BaseException as exc:  # noqa: BLE001 - the loop raises it
             self._hook = None
-            logger.exception("%s: on_event raised, and is not called again", self._path)
+            self._loop.call_soon(_raise, exc, context=Context())
+
+
+def _raise(error: BaseException) -> None:
+    try:
+        raise error
+    finally:
+        del error  # its traceback holds this frame

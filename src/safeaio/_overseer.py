@@ -2,7 +2,6 @@
 
 import asyncio
 from contextvars import Context
-from enum import StrEnum
 from typing import Any, Protocol, TypeVar
 
 from ._guard import Guard
@@ -10,22 +9,6 @@ from ._herald import Herald
 from ._snapshot import Health, Snapshot
 
 C_contra = TypeVar("C_contra", contravariant=True)  # a child
-
-
-class State(StrEnum):
-    """Where a child is in its life."""
-
-    WAITING = "waiting"  # for its turn to start
-    STARTING = "starting"
-    READY = "ready"
-    BACKOFF = "backoff"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FINISHED = "finished"
-    FAILED = "failed"
-
-
-ENDED = frozenset({State.STOPPED, State.FINISHED, State.FAILED})
 
 
 class Nested(Protocol):
@@ -65,6 +48,7 @@ class Overseer(Protocol[C_contra]):
 
     loop: asyncio.AbstractEventLoop
     path: str
+    ancestors: tuple[Any, ...]
     active: int
     stopping: bool
     herald: Herald
@@ -84,7 +68,7 @@ class Overseer(Protocol[C_contra]):
     def watch(self, child: C_contra, task: asyncio.Task[Any]) -> None:
         """Have the end of a life told."""
 
-    def ends(self, child: C_contra) -> None:
+    def note_end(self, child: C_contra) -> None:
         """A life is in its last step."""
 
     def became_ready(self, child: C_contra) -> None:

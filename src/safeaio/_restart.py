@@ -11,25 +11,18 @@
 
 from collections import deque
 from collections.abc import Sequence
-from enum import IntEnum, auto
+from enum import Enum, auto
 from typing import TypeVar, final
 
 import attrs
 
-from ._service import MAX_RESTARTS, Intensity, RestartPolicy, Service, Strategy
+from ._ending import How
+from ._service import MAX_RESTARTS, Backoff, Intensity, RestartPolicy, Service, Strategy
 
 T = TypeVar("T")
 
 
-class Ending(IntEnum):
-    """How a life ended, of itself."""
-
-    RETURNED = auto()
-    FAILED = auto()
-    REFUSED = auto()  # it gave up restarting: the whole would be tried n times n times
-
-
-class Then(IntEnum):
+class Then(Enum):
     """What follows."""
 
     RESTART = auto()
@@ -38,22 +31,22 @@ class Then(IntEnum):
     GIVE_UP = auto()
 
 
-_THEN: dict[tuple[RestartPolicy, Ending], Then] = {
-    ("on-failure", Ending.RETURNED): Then.FINISH,
-    ("on-failure", Ending.FAILED): Then.RESTART,
-    ("on-failure", Ending.REFUSED): Then.GIVE_UP,
-    ("always", Ending.RETURNED): Then.RESTART,
-    ("always", Ending.FAILED): Then.RESTART,
-    ("always", Ending.REFUSED): Then.RESTART,
-    ("never", Ending.RETURNED): Then.FINISH,
-    ("never", Ending.FAILED): Then.FAIL,
-    ("never", Ending.REFUSED): Then.FAIL,
+_THEN: dict[tuple[RestartPolicy, How], Then] = {
+    ("on-failure", How.RETURNED): Then.FINISH,
+    ("on-failure", How.FAILED): Then.RESTART,
+    ("on-failure", How.REFUSED): Then.GIVE_UP,
+    ("always", How.RETURNED): Then.RESTART,
+    ("always", How.FAILED): Then.RESTART,
+    ("always", How.REFUSED): Then.RESTART,
+    ("never", How.RETURNED): Then.FINISH,
+    ("never", How.FAILED): Then.FAIL,
+    ("never", How.REFUSED): Then.FAIL,
 }
 
 
-def what_follows(service: Service, ending: Ending) -> Then:
-    """Tell what follows the end of a life, if the restarts allow it."""
-    then = _THEN[service.restart, ending]
+def what_follows(service: Service, how: How) -> Then:
+    """Tell what follows a life that ended of itself, if the restarts allow it."""
+    then = _THEN[service.restart, how]
     return Then.GIVE_UP if then is Then.FAIL and service.essential else then
 
 
@@ -128,15 +121,20 @@ def affected(strategy: Strategy, children: Sequence[T], failed: T) -> Sequence[T
 
 def can_exceed(intensity: Intensity, services: Sequence[Service]) -> bool:
     """Tell whether services that crash at once, always, ever exceed an intensity."""
-    return not services or intensity.restarts < sum(
-        _restarts_within(intensity, service) for service in services
+    restarted = [service for service in services if service.restart != "never"]
+    return not restarted or intensity.restarts < sum(
+        _restarts_within(intensity, service.backoff) for service in restarted
     )
 
 
-def _restarts_within(intensity: Intensity, service: Service) -> int:
+def _restarts_within(intensity: Intensity, backoff: Backoff) -> int:
     """Count the restarts in one period, as far as that matters."""
     at, count = 0.0, 0
     while at <= intensity.period and count <= intensity.restarts:
         count += 1
-        at += service.backoff.delay(count, 1.0)
-    return count if service.restart != "never" else 0
+        delay = backoff.delay(count, 1.0)
+        if delay == backoff.delay(count + 1, 1.0):  # and so all that follow
+            rest = intensity.period - at
+            return count + int(rest // delay) if delay else intensity.restarts + 1
+        at += delay
+    return count

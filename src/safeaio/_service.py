@@ -200,13 +200,11 @@ class Service:
         for option in ("healthy_after", "start_timeout", "stop_timeout", "watchdog"):
             optional = option != "healthy_after"
             check_seconds(option, getattr(self, option), optional=optional)
+        check_type("essential", self.essential, bool)
         if self.watchdog == 0:
             raise ValueError("watchdog must be more than 0 seconds, got 0")
         check_type("backoff", self.backoff, Backoff)
-        if self.name is not None:
-            check_type("name", self.name, str)
-        if self.name == "":
-            raise ValueError("name must not be empty; leave it out for the function's")
+        check_name(self.name)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -264,11 +262,34 @@ def reports_readiness(func: Callable[..., Any]) -> bool:
     )
 
 
+def check_arguments(owner: str, service: Service, args: tuple[Any, ...]) -> None:
+    """Refuse what every life would fail with."""
+    try:
+        signature = inspect.signature(service.func)
+    except (TypeError, ValueError):  # a builtin
+        return
+    try:
+        signature.bind(*args, **({"task_status": None} if service.reports else {}))
+    except TypeError as exc:
+        raise TypeError(
+            f"{owner}: {service.func!r} cannot be called with the arguments {args!r}: {exc}; "
+            "positional ones follow the function, for others use functools.partial"
+        ) from None
+
+
 def check_type(name: str, value: object, wanted: type) -> None:
     """Refuse an option of another type."""
     if not isinstance(value, wanted):
         article = "an" if wanted.__name__[0] in "AEIO" else "a"
         raise TypeError(f"{name} must be {article} {wanted.__name__}, got {value!r}")
+
+
+def check_name(name: object) -> None:
+    """Refuse what cannot be part of a path."""
+    if name is not None:
+        check_type("name", name, str)
+    if name == "":
+        raise ValueError("name must not be empty; leave it out for the default")
 
 
 def _check_count(name: str, value: object) -> None:

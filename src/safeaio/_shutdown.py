@@ -20,6 +20,8 @@ LAST_SECOND = 1.0
 # Of `grace`; a cleanup is cut a little before nobody waits for its task any more.
 _DRAIN, _STEPS, _TASKS, _CLOSED = 0.6, 0.85, 0.9, 0.97
 
+_AFTER_CANCEL = 0.02  # seconds; else which of the two came first would be chance
+
 
 class Phase(IntEnum):
     """How far a shutdown has come."""
@@ -165,7 +167,10 @@ class Shutdown:
         """
         if not self.begun:
             return inf
-        until = self.drain_until if self.phase is Phase.DRAIN else self.steps_until
+        if self.phase is Phase.DRAIN:  # main is cancelled before a step is cut
+            until = min(self.drain_until + _AFTER_CANCEL, self.ends_at)
+            return max(until - now, 0.0)
+        until = self.steps_until
         if now < until:
             return until - now
         until = self.tasks_until if now < self.tasks_until else self.ends_at

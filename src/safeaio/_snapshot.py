@@ -38,9 +38,10 @@ class Snapshot:
         return "\n".join(_lines(self, "", ""))
 
     def __rich__(self) -> Any:
-        from rich.tree import Tree  # whoever calls this has it
+        from rich.text import Text  # whoever calls this has it
+        from rich.tree import Tree
 
-        tree = Tree(_line(self))
+        tree = Tree(Text(_line(self)))  # an error's text is no markup
         for child in self.children:
             tree.add(child.__rich__())
         return tree
@@ -66,7 +67,7 @@ def _line(node: Snapshot) -> str:
         parts.append(f"{node.restarts} restarts, {node.streak} in a row")
     if node.last_error is not None:
         parts.append(node.last_error)
-    return ", ".join(parts)
+    return " ".join(", ".join(parts).splitlines())
 
 
 @attrs.frozen

@@ -1,20 +1,20 @@
 """One run of a supervisor: the task that waits for its children, and what that is told."""
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, final
 
 from ._child import OWNER, Child, ancestors
 from ._events import Event
 from ._family import Family
 from ._foremost import from_scope
-from ._grace import subscribe, unsubscribe
+from ._grace import catch_up, subscribe, unsubscribe
 from ._herald import Herald
-from ._notify import Notifier
-from ._overseer import State
+from ._notify import Notifier, notifier
 from ._restart import Window
 from ._service import Service, Strategy
 from ._snapshot import Health, Snapshot
+from ._state import State
 from ._wait import Children, cancel_of_scope
 from .exceptions import SupervisionError, SupervisorClosed
 
@@ -39,11 +39,19 @@ class Supervision:
         self._tasks = tasks = Children[Child | None](OWNER, stuck_after=None)
         self._open = tasks.loop.create_future()
         tasks.running[self._open] = None
-        self.parent = next(iter(ancestors()[-1:]), None)
+        within = [c for c in ancestors() if c.overseer.loop is tasks.loop]
+        self.parent = within[-1] if within else None
         path = path_of(self.parent, name)
         herald = Herald(path, on_event, tasks.loop)
         self.family = Family(
-            path, strategy, window, total_stop_timeout, herald, tasks, self._changed
+            path,
+            strategy,
+            window,
+            total_stop_timeout,
+            herald,
+            tasks,
+            self._changed,
+            tuple(within),
         )
         self._members: dict[str, Child] | None = None
         self._in_body = False
@@ -53,14 +61,11 @@ class Supervision:
         self._waiters: list[asyncio.Future[None]] = []
         self._listeners = 0
         self._notifier: Notifier | None = None
-        if self.parent is None:
-            self._notifier = Notifier(tasks.loop)
-        else:
-            self.parent.nested = self
+        self._since = tasks.loop.time()
 
     # Its host
 
-    async def run(self, services: Iterable[tuple[Service, bool]]) -> None:
+    async def run(self, services: Sequence[tuple[Service, bool]]) -> None:
         """Keep services up until all have ended."""
         self._awaited = True
         cancel = None
@@ -72,7 +77,7 @@ class Supervision:
             self._close()
             del cancel  # its traceback holds this frame
 
-    async def enter(self, services: Iterable[tuple[Service, bool]]) -> None:
+    async def enter(self, services: Sequence[tuple[Service, bool]]) -> None:
         """Start services, and wait until all are ready."""
         family = self.family
         cancel = None
@@ -82,6 +87,10 @@ class Supervision:
                 await self._until(lambda: not family.starting)
             except asyncio.CancelledError as exc:
                 cancel = exc
+            except GeneratorExit:  # nobody can wait for them
+                self._tasks.cancel()
+                family.stop()
+                raise
             if cancel is not None or family.stopping:
                 family.stop()
                 cancel = await self._held(cancel)
@@ -110,17 +119,29 @@ class Supervision:
             self._close()
             del exc, cancel  # their tracebacks hold this frame
 
-    def _start(self, services: Iterable[tuple[Service, bool]]) -> None:
+    def _start(self, services: Sequence[tuple[Service, bool]]) -> None:
         family = self.family
         subscribe(family.loop, self)
+        if self.parent is not None and self.parent.nested is None:
+            self.parent.nested = self
+        elif self.parent is None and services:
+            self._notifier = notifier(family.loop)
         named = (service.name for service, _ in services)
         family.reserved = frozenset(name for name in named if name is not None)
         for service, reports in services:
             family.add(service, service.args, static=True, reports=reports)
         family.start_all()
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Notice a shutdown that began before anybody waited here."""
+        if self.subscribed:
+            catch_up(self.family.loop, self)
 
     def _close(self) -> None:
         unsubscribe(self.family.loop, self)
+        if self.parent is not None and self.parent.nested is self:
+            self.parent.nested = None
         # Lest all wait for the garbage collector. A handle leads to the family.
         self._members = self.family.let_go()
         if self._notifier is not None:
@@ -131,6 +152,7 @@ class Supervision:
     ) -> asyncio.CancelledError | None:
         """Wait until all have ended; cancelled, stop them in order, and wait on."""
         self._awaited = True
+        self._catch_up()
         try:
             if cancel is None:
                 cancel = await self._tasks.wait_or_cancel()
@@ -179,7 +201,7 @@ class Supervision:
             ):
                 fatal = leaving
             raised = leaving if isinstance(leaving, Exception) and not gave_up else None
-            first = fatal or cancel or raised or error
+            first = _first(fatal, cancel, raised, error)
             if error is not None and error is not first:
                 self._report(error)
             if first is not None and first is not leaving:
@@ -197,6 +219,7 @@ class Supervision:
 
     def _changed(self) -> None:
         family = self.family
+        self._since = family.loop.time()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -219,7 +242,7 @@ class Supervision:
         parent = self.parent
         if self._notifier is not None:
             self._notifier.ready()
-        if parent is not None and parent.reports and not parent.service.reports:
+        if parent is not None and parent.nests:
             parent.started(parent.life)
 
     def _cancel_body(self) -> None:
@@ -234,6 +257,11 @@ class Supervision:
         """Whether it would do anything about the beginning of a shutdown."""
         return self.parent is None and (self._awaited or self._listeners > 0)
 
+    @property
+    def owned(self) -> Iterable[asyncio.Future[Any]]:
+        """The tasks that it ends by itself, and in order, when its host is cancelled."""
+        return () if self._tasks.host is None else tuple(self._tasks.running)
+
     def shut_down(self, *, hurry: bool) -> None:
         """Stop in order, or not even that."""
         if self.parent is None and (hurry or self.subscribed):
@@ -247,6 +275,7 @@ class Supervision:
         """Wait until every child has ended; a shutdown stops them meanwhile."""
         family = self.family
         self._listeners += 1
+        self._catch_up()
         try:
             await self._until(lambda: not family.active or family.over)
         finally:
@@ -269,6 +298,7 @@ class Supervision:
             family.path.rpartition("/")[2],
             family.path,
             state,
+            since=family.loop.time() - self._since,
             children=tuple(_snapshot_of(child) for child in members.values()),
         )
 
@@ -281,6 +311,14 @@ class Supervision:
             and not family.stopping
             and all(_is_ready(child) for child in family.members.values()),
         )
+
+
+def _first(*errors: BaseException | None) -> BaseException | None:
+    # One may be false: an exception may have a length.
+    for error in errors:
+        if error is not None:
+            return error
+    return None
 
 
 def path_of(parent: Child | None, name: str | None) -> str:

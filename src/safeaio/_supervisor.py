@@ -1,6 +1,7 @@
 """`supervise`: services that stay up, stop in order, and give up loudly."""
 
 import asyncio
+import inspect
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
@@ -10,25 +11,28 @@ from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, final, overload
 from ._child import OWNER, Child, ancestors
 from ._events import Event
 from ._family import Family
-from ._handle import Handle, Options, Reporting, Reporting1, Reporting2
-from ._overseer import State
+from ._handle import Handle, Options, Reporting, Reporting1, Reporting2, Reporting3
 from ._restart import Window, can_exceed
 from ._seconds import check_seconds
 from ._service import (
     Intensity,
     Service,
     Strategy,
+    check_arguments,
     check_function,
+    check_name,
     check_type,
     innermost,
 )
 from ._snapshot import Health, Snapshot
+from ._state import State
 from ._supervision import Supervision, path_of
 from .exceptions import SupervisorClosed
 
 T = TypeVar("T")
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C")
 Ts = TypeVarTuple("Ts")
 
 _ON_ITS_WAY = (State.STARTING, State.STOPPING)
@@ -122,6 +126,16 @@ class Supervisor:
     @overload
     async def start(
         self,
+        func: Reporting3[A, B, C, T],
+        a: A,
+        b: B,
+        c: C,
+        /,
+        **options: Unpack[Options],
+    ) -> Handle[T]: ...
+    @overload
+    async def start(
+        self,
         func: Callable[[*Ts], Awaitable[object]],
         /,
         *args: *Ts,
@@ -135,7 +149,7 @@ class Supervisor:
         """Start one more service, and wait until it is ready.
 
         For many short-lived ones write `restart="never"`: when one of those has ended,
-        nothing of it is left but the handle.
+        nothing of it is left but the handle, and the function if it was the last one.
 
         Args:
             func: An async function, or a `Service`. If it has a parameter `task_status`,
@@ -147,7 +161,8 @@ class Supervisor:
             A handle, with the `value`.
 
         Raises:
-            TypeError: For what is no async function, or for arguments to a `Service`.
+            TypeError: For what is no async function, or does not take these arguments;
+                for arguments to a `Service`.
             ValueError: If an option is out of its bounds, or the name taken.
             SupervisorClosed: If the supervisor is stopping, or begins to.
             RuntimeError: From another loop or thread; if it is not running; or if the
@@ -160,7 +175,7 @@ class Supervisor:
             The service is cancelled, and forgotten once it has ended. Does not
             checkpoint if the service is ready at once.
         """
-        service, reports = self._service_of(func, args, options)
+        service, args, reports = self._service_of(func, args, options)
         family = self._opened().family
         turn = family.turn
         if turn.starting:
@@ -169,7 +184,7 @@ class Supervisor:
             await asyncio.sleep(0)
         if family.stopping:
             raise SupervisorClosed(family.path)
-        child = family.add(service, service.args or args, static=False, reports=reports)
+        child = family.add(service, args, static=False, reports=reports)
         family.start(child)
         try:
             while child.first and child.active:
@@ -179,7 +194,7 @@ class Supervisor:
             raise
         if child.first:
             family.drop(child)
-            raise child.error or _not_started(family, child)
+            raise _not_started(family, child)
         return Handle(child)
 
     async def stop(self, name: str) -> None:
@@ -199,10 +214,11 @@ class Supervisor:
         Cancellation:
             Ends the wait; the service is stopped all the same.
         """
+        family = await self._off_the_stack()
         child = self._child(name)
-        family = self._opened().family
+        life = child.life
         family.stop_one(child)
-        while child.active:
+        while child.active and child.life == life:
             await child.changes()
 
     async def restart(self, name: str) -> None:
@@ -224,10 +240,10 @@ class Supervisor:
         Cancellation:
             Ends the wait; the service is restarted all the same.
         """
-        child = self._child(name)
-        family = self._opened().family
+        family = await self._off_the_stack()
         if family.stopping:
             raise SupervisorClosed(family.path)
+        child = self._child(name)
         life = child.life
         family.restart_one(child)
         while child.life == life or child.state in _ON_ITS_WAY:
@@ -236,8 +252,8 @@ class Supervisor:
             await child.changes()
         if child.state is State.STOPPED or family.stopping:
             raise _not_started(family, child)
-        if child.state not in (State.READY, State.FINISHED) and child.error is not None:
-            raise child.error
+        if child.state not in (State.READY, State.FINISHED):
+            raise _not_started(family, child)
 
     async def wait(self) -> None:
         """Wait until every service has ended for good.
@@ -277,16 +293,18 @@ class Supervisor:
 
     def _service_of(
         self, func: Any, args: tuple[Any, ...], options: Any
-    ) -> tuple[Service, bool]:
+    ) -> tuple[Service, tuple[Any, ...], bool]:
         if isinstance(func, Service):
-            service = _checked(func, args, options)
-            return service, _reports(service)
+            service = _refuse_more(func, args, options)
+            check_arguments(OWNER, service, service.args)
+            return service, service.args, _reports(service)
         last = self._last  # a pool starts the same again and again
         if last is None or last[0] is not func or last[1] != options:
             check_function(OWNER, func)
             service = Service(func, **options)
+            check_arguments(OWNER, service, args)
             last = self._last = func, options, service, _reports(service)
-        return last[2], last[3]
+        return last[2], args, last[3]
 
     def _opened(self) -> Supervision:
         supervision = self._supervision
@@ -301,6 +319,12 @@ class Supervisor:
                 "to another thread: loop.call_soon_threadsafe gets there"
             )
         return supervision
+
+    async def _off_the_stack(self) -> Family:
+        """Let a `launch` return that an eager task may be part of."""
+        family = self._opened().family
+        await family.turn.leave_stack(family.loop)
+        return family
 
     def _child(self, name: str) -> Child:
         family = self._opened().family
@@ -374,8 +398,8 @@ def supervise(
         A `Supervisor`, to be awaited or entered.
 
     Raises:
-        TypeError: At the call, for a service that is no function, or the wrong type of an
-            option.
+        TypeError: At the call, for a service that is no function, or does not take its
+            arguments, or for the wrong type of an option.
         ValueError: At the call, for an option out of its bounds, for two services of one
             name, or if their backoffs never let `intensity` be exceeded. Awaited, if
             there is no service.
@@ -395,6 +419,26 @@ def supervise(
         with where it stands, and waited for. Under `safeaio.run` the first signal
         stops in order whatever is being awaited, the second one gives up the order.
     """
+    try:
+        made, window = _checked_options(
+            services, strategy, intensity, total_stop_timeout, on_event, name
+        )
+    except (TypeError, ValueError):
+        for func in services:
+            if inspect.iscoroutine(func):
+                func.close()
+        raise
+    return Supervisor(made, strategy, window, total_stop_timeout, on_event, name)
+
+
+def _checked_options(
+    services: tuple[object, ...],
+    strategy: Strategy,
+    intensity: Intensity | None,
+    total_stop_timeout: float,
+    on_event: object,
+    name: str | None,
+) -> tuple[tuple[Service, ...], Window | None]:
     if strategy not in _STRATEGIES:
         raise ValueError(
             f'strategy must be "one_for_one", "one_for_all" or "rest_for_one", got {strategy!r}'
@@ -402,24 +446,30 @@ def supervise(
     check_seconds("total_stop_timeout", total_stop_timeout, optional=False)
     if intensity is not None:
         check_type("intensity", intensity, Intensity)
-    if name is not None:
-        check_type("name", name, str)
-    if on_event is not None and not callable(on_event):
-        raise TypeError(f"on_event must be a function, got {on_event!r}")
-    made = tuple(_service_of(service) for service in services)
+    check_name(name)
+    if on_event is not None and (
+        not callable(on_event) or inspect.iscoroutinefunction(on_event)
+    ):
+        raise TypeError(
+            f"on_event must be a function, which is called and not awaited, got {on_event!r}"
+        )
+    made = tuple(_as_service(service) for service in services)
     names = Counter(service.name for service in made if service.name is not None)
     for known, count in names.items():
         if count > 1:
             raise ValueError(
                 f"{OWNER}: two services are called {known!r}; give each a name of its own"
             )
+    alike = {(id(service.func), len(service.args)): service for service in made}
+    for service in alike.values():  # a signature takes longer than a start
+        check_arguments(OWNER, service, service.args)
     window = None if intensity is None else Window(intensity)
     if intensity is not None and not can_exceed(intensity, made):
         raise ValueError(
             f"{OWNER}: {intensity} can never be exceeded, since each restart waits for "
             "its backoff; allow fewer restarts, or count them over a longer period"
         )
-    return Supervisor(made, strategy, window, total_stop_timeout, on_event, name)
+    return made, window
 
 
 def beat() -> None:
@@ -435,7 +485,7 @@ def beat() -> None:
         child.beat()
 
 
-def _service_of(func: object) -> Service:
+def _as_service(func: object) -> Service:
     if isinstance(func, Service):
         return func
     if isinstance(func, Supervisor):
@@ -447,6 +497,8 @@ def _service_of(func: object) -> Service:
 
 
 def _not_started(family: Family, child: Child) -> Exception:
+    if isinstance(child.error, Exception) and child.state is not State.STOPPED:
+        return child.error
     if family.stopping:
         return SupervisorClosed(family.path)
     return RuntimeError(f"service {child.name!r} was stopped while it started")
@@ -456,7 +508,7 @@ def _reports(service: Service) -> bool:
     return service.reports or innermost(service.func) is supervise
 
 
-def _checked(service: Service, args: tuple[Any, ...], options: Any) -> Service:
+def _refuse_more(service: Service, args: tuple[Any, ...], options: Any) -> Service:
     if args or options:
         raise TypeError(
             f"a Service has its arguments and options already, got {(*args, options)}"

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, final
 
 from ._background import is_background
+from ._grace import owned
 from ._leaks import Leaks
 from ._shutdown import Share
 from ._verdict import is_fatal
@@ -67,7 +68,7 @@ class Teardown:
     async def _end_tasks(self) -> None:
         children: Children[None] = Children(OWNER, self._stuck_after)
         known = {self._main, asyncio.current_task()}
-        while tasks := asyncio.all_tasks(self._loop) - known:
+        while tasks := asyncio.all_tasks(self._loop) - known - owned(self._loop):
             known |= tasks
             for task in tasks:
                 self._take(children, task)

@@ -10,7 +10,7 @@ import attrs
 
 from ._child import Child
 from ._grace import Limit
-from ._overseer import State
+from ._state import State
 from ._turn import turn_of
 
 # Of its stop timeout, before a child is called stuck where the order is given up already:

@@ -27,6 +27,7 @@ from safeaio import (
     supervise,
 )
 from safeaio._child import Child
+from safeaio._family import Family
 
 AT_ONCE = Backoff(base=0)
 SECOND = Backoff(base=1, factor=1, jitter=0)
@@ -586,15 +587,13 @@ def test_life_closed_after_its_loop() -> None:
 def test_keyboard_interrupt_amid_many_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever ended in that turn is told of all the same."""
     names: list[str] = []
-    take_ending = Child.take_ending
+    tell_end = Family._tell_end
 
-    def interrupted(
-        child: Child,
-    ) -> Any:  # as by a signal handler, which may run anywhere
+    def interrupted(family: Family, child: Child) -> None:  # as by a signal handler
+        tell_end(family, child)
         names.append(child.name)
         if len(names) == 1:
             raise KeyboardInterrupt
-        return take_ending(child)
 
     async def brief() -> None:
         await asyncio.sleep(0)
@@ -602,15 +601,14 @@ def test_keyboard_interrupt_amid_many_ends(monkeypatch: pytest.MonkeyPatch) -> N
     async def main() -> None:
         await supervise(*[Service(brief, name=name) for name in "abcd"])
 
-    monkeypatch.setattr(Child, "take_ending", interrupted)
+    monkeypatch.setattr(Family, "_tell_end", interrupted)
     loop = asyncio.new_event_loop()
     task = loop.create_task(main())
     with pytest.raises(KeyboardInterrupt):
         loop.run_until_complete(task)
-    loop.run_until_complete(asyncio.wait([task], timeout=0.01))
+    loop.run_until_complete(asyncio.wait([task], timeout=5))
     assert names == ["a", "b", "c", "d"]
-    task.cancel()
-    loop.run_until_complete(asyncio.wait([task]))
+    task.result()
     loop.close()
 
 

@@ -1,6 +1,7 @@
 """What systemd is told, through a real datagram socket."""
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -118,3 +119,70 @@ def test_under_run(manager: socket.socket) -> None:
 
     safeaio.run(main)
     assert heard(manager) == ["READY=1", "STOPPING=1"]
+
+
+async def test_pools_tell_nothing(manager: socket.socket) -> None:
+    """Nor does a second supervisor: to the manager the process is one service."""
+    async with supervise() as pool:
+        await pool.start(_job)
+    assert heard(manager) == []
+    async with supervise(waiting):
+        assert heard(manager) == ["READY=1"]
+        await supervise(_job)
+        async with supervise() as pool:
+            await pool.start(_job)
+        assert heard(manager) == []
+    assert heard(manager) == ["STOPPING=1"]
+
+
+def fill(manager: socket.socket) -> None:
+    """Leave no room in the queue of the manager."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.sendto(b"filler", manager.getsockname())
+
+
+@pytest.mark.virtual_time
+async def test_manager_that_does_not_read(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What matters is told once it reads again; signs of life are not kept for it."""
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
+    fill(manager)
+    async with supervise(waiting):
+        await asyncio.sleep(3.5)
+        assert set(heard(manager)) == {"filler"}
+        await asyncio.sleep(0.2)
+        assert heard(manager) == ["READY=1"]
+        await asyncio.sleep(1)
+        assert heard(manager) == ["WATCHDOG=1"]
+
+
+@pytest.mark.virtual_time
+async def test_end_that_a_manager_does_not_read(manager: socket.socket) -> None:
+    """It is told later, while the services stop; readiness that nobody read is not."""
+
+    async def slow() -> None:
+        try:
+            await waiting()
+        finally:
+            await asyncio.sleep(1)
+            assert set(heard(manager)) == {"filler"}
+            await asyncio.sleep(1)
+
+    fill(manager)
+    async with supervise(slow):
+        pass
+    assert heard(manager) == ["STOPPING=1"]
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+async def test_watchdog_of_a_lifetime(
+    digits: int, manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No number breaks anything."""
+    monkeypatch.setenv("WATCHDOG_USEC", "9" * digits)
+    async with supervise(waiting):
+        assert heard(manager) == ["READY=1", "WATCHDOG=1"]

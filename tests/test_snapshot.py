@@ -52,3 +52,16 @@ def test_tree_in_rich() -> None:
     assert [line.rstrip() for line in captured.get().splitlines()] == str(
         TREE
     ).splitlines()
+
+
+def test_text_that_looks_like_markup() -> None:
+    """An error may say anything, and is shown as it is; a line stays a line."""
+    error = "ValueError('unexpected [/td]\n in [eu, us]')"
+    child = Snapshot("worker[a]", "app/worker[a]", "failed", last_error=error)
+    tree = Snapshot("app", "app", "ready", children=(child,))
+    line = "worker[a]: failed for 0.0 s, ValueError('unexpected [/td]  in [eu, us]')"
+    assert str(tree).splitlines()[1:] == [f"└── {line}"]
+    console = pytest.importorskip("rich.console").Console(width=200, no_color=True)
+    with console.capture() as captured:
+        console.print(tree)
+    assert line in captured.get()

@@ -116,14 +116,15 @@ def test_second_signal_hurries(new_loop: LoopFactory) -> None:
 
     async def main() -> None:
         after(0.3, terminate, terminate)
-        inner = Service(supervise, service(log, "b", 0.6), name="inner")
-        await supervise(service(log, "a", 0.6), inner, service(log, "c", 0.6))
+        inner = [service(log, name, 0.6) for name in ("i", "j", "k")]
+        workers = Service(supervise, *inner, name="inner")
+        await supervise(service(log, "a", 0.6), workers, service(log, "c", 0.6))
 
     with pytest.raises(safeaio.Terminated):
         safeaio.run(main, loop_factory=new_loop)
     assert log[0] == "stopping c"
-    assert sorted(log[1:3]) == ["stopping a", "stopping b"]
-    assert sorted(log[3:]) == ["stopped a", "stopped b", "stopped c"]
+    assert sorted(log[1:5]) == [f"stopping {name}" for name in "aijk"]
+    assert sorted(log[5:]) == [f"stopped {name}" for name in "acijk"]
 
 
 @real_loops
@@ -211,3 +212,43 @@ def test_stuck_child_is_named_and_the_process_ends() -> None:
     assert "supervisor/poller: still running" in done.stderr
     assert "in stubborn" in done.stderr
     assert monotonic() - began < 10
+
+
+@real_loops
+def test_what_is_awaited_after_the_first_signal(new_loop: LoopFactory) -> None:
+    """It stops at once, in order: nobody will tell it again."""
+    log: Log = []
+
+    async def main() -> None:
+        async with supervise(service(log, "a"), service(log, "b")) as sup:
+            after(0.05, terminate)
+            await safeaio.wait_for_shutdown()
+            await sup.wait()
+            log.append("body")
+        await supervise(service(log, "c"), service(log, "d"))
+
+    safeaio.run(main, loop_factory=new_loop)
+    assert log[:5] == ["stopping b", "stopped b", "stopping a", "stopped a", "body"]
+    assert log[5:] in ([], ["stopping d", "stopped d", "stopping c", "stopped c"])
+
+
+@real_loops
+@pytest.mark.parametrize("start", [safeaio.background, asyncio.create_task])
+def test_supervisor_in_a_task_that_main_left_behind(
+    start: Callable[[Coroutine[Any, Any, None]], object], new_loop: LoopFactory
+) -> None:
+    """It stops in order, and nothing cuts a cleanup."""
+    log: Log = []
+
+    async def services() -> None:
+        inner = Service(supervise, service(log, "b", 0.05), name="inner")
+        await supervise(service(log, "a", 0.05), inner, service(log, "c", 0.05))
+
+    async def main() -> None:
+        start(services())
+        await asyncio.sleep(0.05)
+
+    safeaio.run(main, loop_factory=new_loop, on_leak="ignore")
+    assert log == [
+        f"{what} {name}" for name in "cba" for what in ("stopping", "stopped")
+    ]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any, final
@@ -75,7 +75,7 @@ class Herald:
                 self._turn.starting = nested
 
     @contextmanager
-    def _undisturbed(self, message: str) -> Iterator[None]:
+    def _undisturbed(self, message: str) -> Generator[None]:
         """Let nothing out: whoever tells is amid a change of its state."""
         try:
             yield

@@ -30,6 +30,11 @@ async def serve_on(
 async def serve_at(host: str, port: int, task_status: TaskStatus[bytes]) -> None: ...
 
 
+async def serve_all(
+    host: str, port: int, name: str, *, task_status: TaskStatus[bool]
+) -> None: ...
+
+
 def note(event: Event) -> None: ...
 
 
@@ -44,6 +49,7 @@ async def main() -> None:
         assert_type(await sup.start(serve), Handle[int])
         assert_type(await sup.start(serve_on, "::1", name="a"), Handle[int])
         assert_type(await sup.start(serve_at, "::1", 80), Handle[bytes])
+        assert_type(await sup.start(serve_all, "::1", 80, "a"), Handle[bool])
         assert_type((await sup.start(serve)).value, int)
         assert_type(await sup.start(Service(serve)), Handle[Any])
         await sup.start(serve_on, 3)  # type: ignore[misc]

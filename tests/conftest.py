@@ -1,6 +1,7 @@
 """Runs every async test on several loops, and lets nothing pass unseen on any."""
 
 import asyncio
+import gc
 import inspect
 import signal
 import sys
@@ -36,6 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "virtual_time: needs the virtual clock, so not on uvloop"
     )
+
+
+def pytest_collection_finish() -> None:
+    # Many tests ask the garbage collector what is left, and need not hear of what the
+    # modules of all the others hold.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

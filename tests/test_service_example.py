@@ -1,6 +1,8 @@
-"""examples/service as a process: its dependencies die, it recovers, and it loses nothing."""
+"""examples/service: its dependencies die, it recovers, and it loses nothing it has taken."""
 
+import asyncio
 import http.client
+import itertools
 import os
 import signal
 import socket
@@ -9,81 +11,121 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+from safeaio import (
+    Backoff,
+    ChildFailed,
+    ChildReady,
+    ChildStopping,
+    Event,
+    Service,
+    supervise,
+)
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.append(str(EXAMPLES))
+
+from service import store as store_module
+from service.store import Reading, Store
+
 PATIENCE = 30.0  # seconds; on a busy machine
 
 
 class Sensor(socketserver.ThreadingTCPServer):
-    """Says the same number to whoever connects."""
+    """Says the same to whoever connects, until its block is left."""
 
     allow_reuse_address = True
     daemon_threads = True
 
     class Answer(socketserver.BaseRequestHandler):
+        server: "Sensor"
+
         def handle(self) -> None:
             with suppress(OSError):
-                self.request.sendall(b"21.5\n")
+                self.request.sendall(self.server.says)
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, says: bytes = b"21.5\n") -> None:
         super().__init__(("127.0.0.1", port), self.Answer)
+        self.says = says
+        self.port = int(self.server_address[1])
+        self.name = f"127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
-    @property
-    def port(self) -> int:
-        return int(self.server_address[1])
-
-    def die(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.shutdown()
         self.server_close()
         self._thread.join()
 
 
 class Running:
-    """The service, and one who talks to it."""
+    """The service as a process, and one who talks to it."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int, path: Path) -> None:
-        self.process = process
-        self.port = port
-        self.path = path
+    def __init__(self, folder: Path, sensors: Iterable[int], faults: dict[str, str]):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.database = folder / "readings.db"
+        self._log = folder / "log"
+        with self._log.open("a") as log:  # a pipe that nobody reads would fill up
+            self.process = subprocess.Popen(
+                command(self.database, self.port, *sensors),
+                cwd=EXAMPLES,
+                env={**os.environ, **faults},
+                stderr=log,
+            )
 
     def ask(self, method: str, path: str) -> tuple[int, str]:
-        with closing(
-            http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        ) as c:
-            c.request(method, path)
-            answer = c.getresponse()
-            return answer.status, answer.read().decode()
+        """Return status and text, or 0 if there is no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        with closing(connection):
+            try:
+                connection.request(method, path)
+                answer = connection.getresponse()
+                return answer.status, answer.read().decode()
+            except (OSError, http.client.HTTPException):
+                return 0, ""
 
-    def status_of(self, path: str) -> int:
-        try:
-            return self.ask("GET", path)[0]
-        except OSError:
-            return 0
+    def health(self, question: str) -> int:
+        return self.ask("GET", f"/health/{question}")[0]
 
-    def put(self, sensor: str) -> bool:
-        """Tell whether a reading was taken."""
-        try:
-            return self.ask("POST", f"/readings?sensor={sensor}&value=1")[0] == 201
-        except (OSError, http.client.HTTPException):
-            return False
+    @property
+    def status(self) -> str:
+        return self.ask("GET", "/status")[1]
 
-    def stored(self) -> set[str]:
-        with closing(sqlite3.connect(self.path)) as database:
-            return {row[0] for row in database.execute("SELECT sensor FROM readings")}
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
 
-    def end(self) -> tuple[int, str]:
+    def put(self, sensor: str) -> int:
+        return self.ask("POST", f"/readings?sensor={sensor}&value=1")[0]
+
+    def rows(self, sensor: str) -> int:
+        return stored(self.database)[sensor]
+
+    def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        _, log = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, log
+        return self.process.wait(PATIENCE)
+
+
+def command(database: Path, *ports: int) -> list[str]:
+    return [sys.executable, "-m", "service", str(database), *map(str, ports)]
+
+
+def stored(path: Path) -> Counter[str]:
+    """Count the readings of each sensor in a database."""
+    with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+        return Counter(row[0] for row in database.execute("SELECT * FROM readings"))
 
 
 def until(holds: Callable[[], Any]) -> None:
@@ -95,81 +137,232 @@ def until(holds: Callable[[], Any]) -> None:
 
 @contextmanager
 def service(folder: Path, *sensors: int, **faults: str) -> Iterator[Running]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    path = folder / "readings.db"
-    command = [sys.executable, "-m", "service", str(path), str(port)]
-    process = subprocess.Popen(
-        [*command, *map(str, sensors)],
-        cwd=EXAMPLES,
-        env={**os.environ, **faults},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    running = Running(process, port, path)
+    running = Running(folder, sensors, faults)
     try:
-        until(lambda: running.status_of("/health/live") == 200)
+        until(lambda: running.health("ready") == 200)
         yield running
     finally:
-        process.kill()
-        process.communicate()
+        running.process.kill()
+        running.process.wait()
+
+
+@contextmanager
+def clients(running: Running) -> Iterator[set[str]]:
+    """Four that put readings without a rest; yields which were taken."""
+    names = (f"{running.process.pid}-{number}" for number in itertools.count())
+    lock = threading.Lock()
+    taken: set[str] = set()
+    enough = threading.Event()
+
+    def put_many() -> None:
+        while not enough.is_set():
+            with lock:
+                name = next(names)
+            if running.put(name) == 201:
+                taken.add(name)
+            else:
+                enough.wait(0.01)
+
+    threads = [threading.Thread(target=put_many) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield taken
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep everybody else from reading and writing a database."""
+    with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+        database.rollback()
+
+
+def test_a_dead_sensor_costs_its_own_readings_alone(tmp_path: Path) -> None:
+    """One that is silent, and one that talks nonsense, too; /status tells of them all."""
+    mortal = Sensor()
+    silent = socket.create_server(("127.0.0.1", 0))  # which accepts nobody
+    with Sensor() as good, Sensor(says=b"warm\n") as odd, silent:
+        ports = (odd.port, silent.getsockname()[1], mortal.port, good.port)
+        with service(tmp_path, *ports) as running:
+            with mortal:
+                until(lambda: running.rows(mortal.name) > 0)
+                until(lambda: "TimeoutError" in running.status)
+                assert f"{odd.name}: ValueError" in running.status
+            until(lambda: f"{mortal.name}: ConnectionRefused" in running.status)
+            before = stored(running.database)
+            until(lambda: running.rows(good.name) > before[good.name] + 1)
+            assert running.rows(mortal.name) == before[mortal.name]
+            assert (running.health("live"), running.health("ready")) == (200, 200)
+            with Sensor(mortal.port):
+                until(lambda: running.rows(mortal.name) > before[mortal.name])
+                until(lambda: mortal.name not in running.status)
+            assert "restarts" not in running.status
+            assert running.end() == 0, running.log
+
+
+def test_a_part_that_crashes_or_hangs_is_restarted(tmp_path: Path) -> None:
+    """The log says why, and then it works again."""
+    faults = {"FAULT_STORE": "crash:3:2", "FAULT_POLLER": "hang:2:1"}
+    with (
+        Sensor() as sensor,
+        service(tmp_path, sensor.port, **faults) as running,
+        clients(running),
+    ):
+        until(lambda: "Injected('store, step 6')" in running.log)
+        until(lambda: "'poller' has not called beat() for 2" in running.log)
+        before = running.rows(sensor.name)
+        until(lambda: running.rows(sensor.name) > before + 1)
+        assert (running.health("live"), running.health("ready")) == (200, 200)
+        assert running.end() == 0, running.log
+
+
+def test_a_kill_loses_nothing_that_was_taken(tmp_path: Path) -> None:
+    """By SIGKILL, in the middle of requests, and again."""
+    taken = set[str]().union(*(killed(tmp_path) for _ in range(3)))
+    assert taken <= set(stored(tmp_path / "readings.db"))
+
+
+def killed(folder: Path) -> set[str]:
+    with service(folder) as running, clients(running) as taken:
+        until(lambda: len(taken) > 50)
+        running.process.kill()
+        running.process.wait()
+    return taken
+
+
+def test_a_locked_database_loses_nothing_that_was_taken(tmp_path: Path) -> None:
+    """Nor stores it twice; meanwhile the service is not ready, but lives, and then it is."""
+    with service(tmp_path) as running, clients(running) as taken:
+        until(lambda: len(taken) > 20)
+        with locked(running.database):
+            until(lambda: running.health("ready") == 503)
+            assert running.health("live") == 200
+        until(lambda: running.health("ready") == 200)
+        before = len(taken)
+        until(lambda: len(taken) > before + 20)
+        assert running.end() == 0, running.log
+    assert "OperationalError('database is locked')" in running.log
+    rows = stored(running.database)
+    assert taken <= set(rows)
+    assert set(rows.values()) == {1}
+
+
+def test_a_request_under_way_at_the_end_is_answered(tmp_path: Path) -> None:
+    """Also if the writer cannot write, and waits for its next try."""
+    answers: list[int] = []
+    with service(tmp_path) as running:
+        client = threading.Thread(target=lambda: answers.append(running.put("late")))
+        with locked(running.database):
+            client.start()
+            until(lambda: running.health("ready") == 503)
+            code = running.end()
+        client.join()
+    assert answers == [503]
+    assert code == 0, running.log
+
+
+def test_a_port_in_use_is_a_failed_start(tmp_path: Path) -> None:
+    """It ends the program, as any other error, with the reason."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = subprocess.run(
+            command(tmp_path / "readings.db", taken.getsockname()[1]),
+            cwd=EXAMPLES,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert "service 'api'" in ended.stderr
+    assert "Address already in use" in ended.stderr
+    assert "SystemExit" not in ended.stderr
 
 
 @pytest.fixture
-def sensor() -> Iterator[Sensor]:
-    sensor = Sensor()
-    yield sensor
-    sensor.die()
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "STORED_WITHIN", PATIENCE)
 
 
-def test_it_recovers_when_its_dependencies_do(tmp_path: Path) -> None:
-    """A dead sensor costs the readiness, not the life; all that was taken is kept."""
-    sensor = Sensor()
-    name = f"127.0.0.1:{sensor.port}"
-    with service(tmp_path, sensor.port) as running:
-        until(lambda: running.status_of("/health/ready") == 200)
-        until(lambda: name in running.stored())
-        sensor.die()
-        until(lambda: running.status_of("/health/ready") == 503)
-        assert running.status_of("/health/live") == 200
-        assert "poller: " in running.ask("GET", "/status")[1]
-        assert running.put("meanwhile")
-        sensor = Sensor(sensor.port)
-        until(lambda: running.status_of("/health/ready") == 200)
-        assert "restarts" in running.ask("GET", "/status")[1]
-        code, log = running.end()
-        assert code == 0, log
-        assert "meanwhile" in running.stored()
-    sensor.die()
+class Slow(Store):
+    """Waits in the middle of an insert."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.inserting = threading.Event()
+        self.go_on = threading.Event()
+
+    def _insert(self, readings: Iterable[Reading]) -> None:
+        self.inserting.set()
+        assert self.go_on.wait(PATIENCE)
+        super()._insert(readings)
 
 
-def test_nothing_that_was_taken_is_lost(tmp_path: Path, sensor: Sensor) -> None:
-    """Though the writer crashes again and again, and a signal comes in the middle."""
-    taken: set[str] = set()
-    with service(tmp_path, sensor.port, FAULT_STORE="crash:3:4") as running:
+@pytest.mark.usefixtures("patient")
+def test_the_writer_stops_in_the_middle_of_an_insert(tmp_path: Path) -> None:
+    """It finishes that, stores what else there is, each once, and only then says so."""
+    path = tmp_path / "readings.db"
 
-        def put_many(who: int) -> None:
-            for number in range(10_000):
-                if not running.put(f"{who}-{number}"):
-                    return
-                taken.add(f"{who}-{number}")
+    async def main() -> None:
+        store = Slow(path)
+        stopping = asyncio.Event()
 
-        threads = [threading.Thread(target=put_many, args=(who,)) for who in range(4)]
-        for thread in threads:
-            thread.start()
-        until(lambda: len(taken) > 100)
-        code, log = running.end()
-        for thread in threads:
-            thread.join()
-        assert code == 0, log
-        assert "store, step" in log
-        assert taken <= running.stored()
+        def note(event: Event) -> None:
+            if isinstance(event, ChildStopping):
+                stopping.set()
+
+        writer = Service(store.write, name="store")
+        async with supervise(writer, on_event=note) as sup:
+            first = asyncio.create_task(store.put(Reading("first", 1)))
+            await asyncio.to_thread(store.inserting.wait, PATIENCE)
+            second = asyncio.create_task(store.put(Reading("second", 1)))
+            stop = asyncio.create_task(sup.stop("store"))
+            await stopping.wait()
+            assert not first.done()
+            store.go_on.set()
+            await asyncio.gather(stop, first, second)
+
+    asyncio.run(main())
+    assert stored(path) == {"first": 1, "second": 1}
 
 
-def test_a_part_that_crashes_is_restarted(tmp_path: Path, sensor: Sensor) -> None:
-    """And the log says with what."""
-    with service(tmp_path, sensor.port, FAULT_POLLER="crash:4") as running:
-        until(lambda: "restarts" in running.ask("GET", "/status")[1])
-        code, log = running.end()
-        assert code == 0, log
-        assert "poller, step 4" in log
+class Refusing(Store):
+    """Fails twice."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.tries = 0
+
+    def _insert(self, readings: Iterable[Reading]) -> None:
+        self.tries += 1
+        if self.tries < 3:
+            raise sqlite3.OperationalError("disk is full")
+        super()._insert(readings)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_batch_that_failed_is_for_the_next_life(tmp_path: Path) -> None:
+    """Each life tries it once, and is not ready before it is stored."""
+    path = tmp_path / "readings.db"
+    seen: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, ChildReady):
+            seen.append("ready")
+        if isinstance(event, ChildFailed):
+            seen.append(repr(event.error))
+
+    async def main() -> None:
+        store = Refusing(path)
+        writer = Service(store.write, backoff=Backoff(base=0))
+        async with supervise(writer, on_event=note):
+            await store.put(Reading("only", 1))
+
+    asyncio.run(main())
+    assert stored(path) == {"only": 1}
+    assert seen[:3] == ["ready", *["OperationalError('disk is full')"] * 2]

@@ -2,35 +2,29 @@
 
 import argparse
 import logging
-from functools import partial
 
 import safeaio
 from safeaio import Backoff, Service, Supervisor, supervise
 
 from .api import application, serve
-from .poller import poll
+from .poller import Poller
 from .store import Store
 
 
 async def main(database: str, port: int, sensor_ports: list[int]) -> None:
     store = Store(database)
-    sensors = [("127.0.0.1", sensor) for sensor in sensor_ports]
-    app = application(store, lambda: sup)
+    poller = Poller([("127.0.0.1", sensor) for sensor in sensor_ports], store)
+    app = application(store, poller, lambda: sup)
     # In the order of their use: the API stops first, the writer last.
     sup: Supervisor = supervise(
-        Service(store.write, name="store", max_restarts=20, backoff=Backoff(cap=1)),
         Service(
-            poll,
-            sensors,
-            store,
-            0.2,
-            name="poller",
-            restart="always",
-            max_restarts=1000,  # sensors come and go
-            backoff=Backoff(cap=0.5),
-            watchdog=10,
+            store.write,
+            name="store",
+            max_restarts=60,  # about a minute without the database
+            backoff=Backoff(cap=1),
         ),
-        Service(partial(serve, app, port), name="api"),
+        Service(poller.poll, 0.2, name="poller", watchdog=2),
+        Service(serve, app, port, name="api"),
         name="service",
     )
     await sup
@@ -38,9 +32,9 @@ async def main(database: str, port: int, sensor_ports: list[int]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="service", description=__doc__)
-    parser.add_argument("database")
-    parser.add_argument("port", type=int)
-    parser.add_argument("sensors", type=int, nargs="*")
+    parser.add_argument("database", help="a file of SQLite, made if there is none")
+    parser.add_argument("port", type=int, help="where to serve HTTP")
+    parser.add_argument("sensors", type=int, nargs="*", help="ports to read from")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     safeaio.run(main, args.database, args.port, args.sensors)

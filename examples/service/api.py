@@ -1,29 +1,33 @@
 """The HTTP side: readings in, counts out, and how the service is."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
 from anyio.abc import TaskStatus
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Response
 
 import safeaio
 from safeaio import Supervisor
 
-from .faults import Fault
-from .store import Reading, Store
+from .poller import Poller
+from .store import NotStored, Reading, Store
 
 
-def application(store: Store, supervisor: Callable[[], Supervisor]) -> FastAPI:
+def application(
+    store: Store, poller: Poller, supervisor: Callable[[], Supervisor]
+) -> FastAPI:
     """Make the FastAPI application."""
     app = FastAPI()
-    fault = Fault("api")
 
     @app.post("/readings", status_code=201)
     async def take(sensor: str, value: float) -> None:
-        await store.put(Reading(sensor, value))
+        try:
+            await store.put(Reading(sensor, value))
+        except NotStored as exc:
+            raise HTTPException(503, str(exc)) from None
 
     @app.get("/readings")
     async def count() -> dict[str, int]:
@@ -31,16 +35,18 @@ def application(store: Store, supervisor: Callable[[], Supervisor]) -> FastAPI:
 
     @app.get("/health/live")
     async def live(response: Response) -> dict[str, str]:
-        await fault.step()
         return _answer(response, supervisor().health().live)
 
     @app.get("/health/ready")
     async def ready(response: Response) -> dict[str, str]:
+        # A dead sensor is in /status: no other instance of this service could read it.
         return _answer(response, supervisor().health().ready)
 
     @app.get("/status")
     async def status() -> Response:
-        return Response(f"{supervisor().snapshot()}\n", media_type="text/plain")
+        lines = [str(supervisor().snapshot())]
+        lines += [f"{sensor}: {why}" for sensor, why in poller.troubles.items()]
+        return Response("\n".join([*lines, ""]), media_type="text/plain")
 
     return app
 
@@ -53,26 +59,32 @@ def _answer(response: Response, good: bool) -> dict[str, str]:
 class _Server(uvicorn.Server):
     """One that leaves signals to `safeaio.run`, and says when it listens."""
 
-    task_status: TaskStatus[int]
+    task_status: TaskStatus[None]
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: Any = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.task_status.started(self.servers[0].sockets[0].getsockname()[1])
+        if self.started:
+            self.task_status.started()
 
 
-async def serve(app: FastAPI, port: int, *, task_status: TaskStatus[int]) -> None:
-    """Serve until this is cancelled; then let requests under way finish."""
-    config = uvicorn.Config(
-        app, port=port, log_level="warning", timeout_graceful_shutdown=3
-    )
+async def serve(app: FastAPI, port: int, *, task_status: TaskStatus[None]) -> None:
+    """Serve until this is cancelled; then let requests under way finish.
+
+    Raises:
+        OSError: If the port is in use.
+    """
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
     server = _Server(config)
     server.task_status = task_status
     async with safeaio.cleanup_scope() as scope:
-        serving = asyncio.ensure_future(server.serve())
+        # uvicorn ends the process if it finds the port in use; this is a failed start.
+        listening = socket.create_server(("127.0.0.1", port))
+        scope.defer(listening.close)
+        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
 
         async def stop() -> None:
             server.should_exit = True

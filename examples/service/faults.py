@@ -10,16 +10,18 @@ class Injected(Exception):
 
 
 class Fault:
-    """What goes wrong in one part of the service.
+    """What goes wrong in one part of the service, the store or the poller.
 
-    `$FAULT_<PART>` is `crash:N`, which raises at every Nth step, `crash:N:TIMES`, which does
-    so so many times, or `hang:N`, which goes to sleep for good at the Nth.
+    `$FAULT_<PART>` is `crash:N`, which raises at every Nth step, or `hang:N`, which goes to
+    sleep for good there; `crash:N:TIMES` does so that many times. Restarts do not count
+    anew.
     """
 
     def __init__(self, part: str) -> None:
         self._part = part
-        self._kind, *numbers = os.environ.get(f"FAULT_{part.upper()}", "").split(":")
-        self._every, self._times = (*map(int, numbers), 1, sys.maxsize)[:2]
+        fault = os.environ.get(f"FAULT_{part.upper()}", "none:1")
+        self._kind, *numbers = fault.split(":")
+        self._every, self._times = (*map(int, numbers), sys.maxsize)[:2]
         self._steps = 0
 
     async def step(self) -> None:

@@ -1,36 +1,65 @@
 """Asks every sensor for its value, again and again."""
 
 import asyncio
-from functools import partial
+import logging
+from typing import TypeAlias
 
 import safeaio
 
 from .faults import Fault
-from .store import Reading, Store
+from .store import NotStored, Reading, Store
 
 AT_ONCE = 4  # sensors
+ANSWER_WITHIN = 0.5  # seconds
+
+Address: TypeAlias = tuple[str, int]
+
+_logger = logging.getLogger(__name__)
 
 
-async def poll(sensors: list[tuple[str, int]], store: Store, interval: float) -> None:
-    """Store what every sensor says, once in `interval` seconds.
+class Poller:
+    """Stores what the sensors say.
 
-    Raises:
-        OSError: If one cannot be reached. Whoever supervises this tries again.
+    That one does not answer is expected, and no reason to stop asking the others: it is
+    noted. What nobody has expected is left to the supervisor.
+
+    Attributes:
+        troubles: Why there is no reading of a sensor, for those that have none just now.
     """
-    fault = Fault("poller")
-    while True:
-        await fault.step()
-        async with asyncio.timeout(5):
-            await safeaio.bounded_map(partial(_ask, store), sensors, limit=AT_ONCE)
-        safeaio.beat()
-        await asyncio.sleep(interval)
+
+    def __init__(self, sensors: list[Address], store: Store) -> None:
+        self.troubles: dict[str, str] = {}
+        self._sensors = sensors
+        self._store = store
+        self._fault = Fault("poller")
+
+    async def poll(self, interval: float) -> None:
+        """Ask all sensors, rest for `interval` seconds, and so for ever."""
+        while True:
+            await self._fault.step()
+            await safeaio.bounded_map(self._take, self._sensors, limit=AT_ONCE)
+            safeaio.beat()
+            await asyncio.sleep(interval)
+
+    async def _take(self, sensor: Address) -> None:
+        name = "{}:{}".format(*sensor)
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN):
+                value = await _ask(*sensor)
+            await self._store.put(Reading(name, value))
+        except (OSError, ValueError, NotStored) as exc:  # a timeout is an OSError
+            if name not in self.troubles:
+                _logger.warning("no reading of sensor %s: %r", name, exc)
+            self.troubles[name] = repr(exc)
+        else:
+            if self.troubles.pop(name, None):
+                _logger.info("sensor %s is read again", name)
+        safeaio.beat()  # with many silent ones a round takes long
 
 
-async def _ask(store: Store, sensor: tuple[str, int]) -> None:
-    host, port = sensor
+async def _ask(host: str, port: int) -> float:
     async with safeaio.cleanup_scope() as scope:
         reader, writer = await asyncio.open_connection(host, port)
         scope.defer(writer.wait_closed)
         scope.defer(writer.close)
-        line = await reader.readline()
-    await store.put(Reading(f"{host}:{port}", float(line)))
+        return float(await reader.readline())

@@ -13,7 +13,15 @@ import safeaio
 
 from .faults import Fault
 
+STORED_WITHIN = 1.0  # seconds
+LOCKED_FOR = 0.5  # seconds; longer is a failure
+AT_ONCE = 1000  # readings
+
 _SCHEMA = "CREATE TABLE IF NOT EXISTS readings (sensor TEXT, value REAL)"
+
+
+class NotStored(Exception):
+    """The database does not take readings just now."""
 
 
 @attrs.frozen
@@ -35,43 +43,63 @@ class Store:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._queue: asyncio.Queue[Queued] = asyncio.Queue(1000)
+        self._queue: asyncio.Queue[Queued] = asyncio.Queue(AT_ONCE)
         self._batch: list[Queued] = []
         self._fault = Fault("store")
 
     async def put(self, reading: Reading) -> None:
         """Wait until a reading is stored.
 
+        Raises:
+            NotStored: If that takes too long. It may be stored nevertheless.
+
         Cancellation:
             It may be stored nevertheless.
         """
         stored = asyncio.get_running_loop().create_future()
-        await self._queue.put((reading, stored))
-        await stored
+        try:
+            async with asyncio.timeout(STORED_WITHIN):
+                await self._queue.put((reading, stored))
+                await stored
+        except TimeoutError:
+            raise NotStored(f"not stored within {STORED_WITHIN} s") from None
 
     async def count(self) -> int:
         """Return how many readings are stored."""
         return await asyncio.to_thread(self._count)
 
     async def write(self, *, task_status: TaskStatus[None]) -> None:
-        """Store what was put, for ever; stopped, store what there is, and end."""
+        """Store what was put, for ever; stopped, store what there is, and end.
+
+        A life that fails leaves its batch to the next. If there is none, since the service
+        is stopped meanwhile, whoever waits is told by `NotStored`.
+
+        Raises:
+            sqlite3.Error: If the database fails. Whoever supervises this tries again.
+        """
         await asyncio.to_thread(self._create)
+        await self._write_all()  # of the life before; if that fails, this is not ready
         task_status.started()
-        async with safeaio.cleanup_scope() as scope:
-            scope.defer(self._write_all)
+        try:
             while True:
-                if not self._batch:  # else a life before this one has failed with it
-                    self._batch.append(await self._queue.get())
+                self._batch.append(await self._queue.get())
                 await self._fault.step()
-                await self._write_all()
+                await self._write_batch()
+        except asyncio.CancelledError:
+            await self._write_all()
+            raise
 
     async def _write_all(self) -> None:
-        while not self._queue.empty():
-            self._batch.append(self._queue.get_nowait())
-        if self._batch:  # a cancel in the middle would have it written again
-            await safeaio.shielded(self._write_batch())
+        while self._batch or not self._queue.empty():
+            await self._write_batch()
 
     async def _write_batch(self) -> None:
+        while len(self._batch) < AT_ONCE and not self._queue.empty():
+            self._batch.append(self._queue.get_nowait())
+        # A cancel in the middle would have it written again.
+        await safeaio.shielded(self._write_down())
+
+    async def _write_down(self) -> None:
         await asyncio.to_thread(self._insert, [reading for reading, _ in self._batch])
         for _, stored in self._batch:
             if not stored.done():
@@ -79,15 +107,18 @@ class Store:
         self._batch.clear()
 
     def _create(self) -> None:
-        with closing(sqlite3.connect(self._path)) as database, database:
+        with closing(self._connect()) as database, database:
             database.execute(_SCHEMA)
 
     def _insert(self, readings: Iterable[Reading]) -> None:
         rows = [(reading.sensor, reading.value) for reading in readings]
-        with closing(sqlite3.connect(self._path)) as database, database:
+        with closing(self._connect()) as database, database:
             database.executemany("INSERT INTO readings VALUES (?, ?)", rows)
 
     def _count(self) -> int:
-        with closing(sqlite3.connect(self._path)) as database:
+        with closing(self._connect()) as database:
             [count] = database.execute("SELECT count(*) FROM readings").fetchone()
             return int(count)
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=LOCKED_FOR)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import pytest
 
+import safeaio
 from safeaio import (
     Backoff,
     ChildFailed,
@@ -29,11 +30,13 @@ from safeaio import (
     Service,
     supervise,
 )
+from safeaio.testing import VirtualClockLoop
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.append(str(EXAMPLES))
 
 from service import store as store_module
+from service.poller import Poller
 from service.store import Reading, Store
 
 PATIENCE = 30.0  # seconds; on a busy machine
@@ -223,17 +226,14 @@ def test_a_part_that_crashes_or_hangs_is_restarted(tmp_path: Path) -> None:
 
 
 def test_a_kill_loses_nothing_that_was_taken(tmp_path: Path) -> None:
-    """By SIGKILL, in the middle of requests, and again."""
-    taken = set[str]().union(*(killed(tmp_path) for _ in range(3)))
-    assert taken <= set(stored(tmp_path / "readings.db"))
-
-
-def killed(folder: Path) -> set[str]:
-    with service(folder) as running, clients(running) as taken:
+    """By SIGKILL, while requests are under way, and the writer waits for the database."""
+    with service(tmp_path) as running, clients(running) as taken:
         until(lambda: len(taken) > 50)
-        running.process.kill()
-        running.process.wait()
-    return taken
+        with locked(running.database):
+            until(lambda: running.health("ready") == 503)
+            running.process.kill()
+            running.process.wait()
+    assert taken <= set(stored(running.database))
 
 
 def test_a_locked_database_loses_nothing_that_was_taken(tmp_path: Path) -> None:
@@ -282,6 +282,26 @@ def test_a_port_in_use_is_a_failed_start(tmp_path: Path) -> None:
     assert "service 'api'" in ended.stderr
     assert "Address already in use" in ended.stderr
     assert "SystemExit" not in ended.stderr
+
+
+def test_many_silent_sensors_are_no_hang() -> None:
+    """Though it takes longer to ask them all than the watchdog waits."""
+    failures: list[Event] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, ChildFailed):
+            failures.append(event)
+
+    async def main(address: tuple[str, int]) -> None:
+        poller = Poller([address] * 20, Store("never written"))
+        polling = Service(poller.poll, 0.2, watchdog=2)
+        async with supervise(polling, on_event=note):
+            await asyncio.sleep(20)
+        assert poller.troubles
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        safeaio.run(main, silent.getsockname(), loop_factory=VirtualClockLoop)
+    assert failures == []
 
 
 @pytest.fixture

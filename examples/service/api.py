@@ -77,6 +77,7 @@ async def serve(app: FastAPI, port: int, *, task_status: TaskStatus[None]) -> No
     Raises:
         OSError: If the port is in use.
     """
+    # No request takes longer than a `put`, whatever the writer does: 3 s are enough.
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
     server = _Server(config)
     server.task_status = task_status

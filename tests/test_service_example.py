@@ -189,14 +189,15 @@ def locked(path: Path) -> Iterator[None]:
 def test_a_dead_sensor_costs_its_own_readings_alone(tmp_path: Path) -> None:
     """One that is silent, and one that talks nonsense, too; /status tells of them all."""
     mortal = Sensor()
-    silent = socket.create_server(("127.0.0.1", 0))  # which accepts nobody
-    with Sensor() as good, Sensor(says=b"warm\n") as odd, silent:
-        ports = (odd.port, silent.getsockname()[1], mortal.port, good.port)
+    deaf = socket.create_server(("127.0.0.1", 0))  # which accepts nobody
+    silent = deaf.getsockname()[1]
+    with Sensor() as good, Sensor(says=b"warm\n") as odd, deaf:
+        ports = (odd.port, silent, mortal.port, good.port)
         with service(tmp_path, *ports) as running:
             with mortal:
                 until(lambda: running.rows(mortal.name) > 0)
-                until(lambda: "TimeoutError" in running.status)
-                assert f"{odd.name}: ValueError" in running.status
+                until(lambda: f"{silent}: TimeoutError" in running.status)
+                until(lambda: f"{odd.name}: ValueError" in running.status)
             until(lambda: f"{mortal.name}: ConnectionRefused" in running.status)
             before = stored(running.database)
             until(lambda: running.rows(good.name) > before[good.name] + 1)

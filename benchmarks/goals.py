@@ -231,6 +231,18 @@ async def _restarts(figures: Figures) -> float:
     return await supervision.restarts_per_second(n, figures.samples)
 
 
+async def _restarts_slow_down(figures: Figures) -> float:
+    n = 100_000 // figures.scale
+    few = await supervision.restarts_per_second(n // 10, figures.samples)
+    return few / await supervision.restarts_per_second(n, figures.samples)
+
+
+async def _restarts_memory(figures: Figures) -> float:
+    n = 100_000 // figures.scale
+    work = partial(supervision.quietly, supervision.restarts, n)
+    return await peak_memory(work) / 1024
+
+
 async def _import_time(figures: Figures) -> float:
     """Return the milliseconds that the import adds to a process which has anyio."""
     times = [await _time_import() for _ in range(1 + figures.samples * 10)]
@@ -390,6 +402,18 @@ GOALS = [
         _restarts,
         "/s",
         at_least=15_000,
+    ),
+    Goal(
+        "supervise: time of 100,000 restarts over ten times that of 10,000",
+        _restarts_slow_down,
+        "x",
+        at_most=1.1,
+    ),
+    Goal(
+        "supervise: peak memory of 100,000 restarts",
+        _restarts_memory,
+        "KiB",
+        at_most=1024,
     ),
     Goal(
         "import safeaio: time after asyncio and anyio", _import_time, "ms", at_most=40

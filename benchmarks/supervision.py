@@ -91,18 +91,18 @@ async def ratio(ours: Timed, theirs: Timed, n: int, repeats: int) -> float:
     """Return the median of our time over that of the median of theirs, by turns."""
     times: dict[Timed, list[float]] = {ours: [], theirs: []}
     for timed in times:
-        await _quietly(timed, n)
+        await quietly(timed, n)
     for _ in range(repeats):
         for timed in random.sample([*times], len(times)):
-            times[timed].append(await _quietly(timed, n))
+            times[timed].append(await quietly(timed, n))
     return median(times[ours]) / median(times[theirs])
 
 
 async def restarts_per_second(n: int, repeats: int) -> float:
-    return n / median([await _quietly(restarts, n) for _ in range(1 + repeats)][1:])
+    return n / median([await quietly(restarts, n) for _ in range(1 + repeats)][1:])
 
 
-async def _quietly(timed: Timed, n: int) -> float:
+async def quietly(timed: Timed, n: int) -> float:
     """Time it without what a log costs, and without the garbage of the one before."""
     logger = logging.getLogger("safeaio.supervise")
     level = logger.level

@@ -8,6 +8,9 @@
 # 3. There is at most one turnover of a group; a failure meanwhile becomes part of it.
 # 4. An error is either in the error that is raised in the end, or has been told by an
 #    event and a line in the log.
+# 5. A life is launched when no frame on the stack holds an error or an ended task: of one
+#    that fails in its first step the traceback leads to that stack, and so from life to
+#    life.
 
 import asyncio
 from collections import deque
@@ -88,6 +91,7 @@ class Family:
     _create: Callable[..., asyncio.Task[Any]] = attrs.field(init=False)
     _to_tell: deque[Child] = attrs.field(factory=lambda: deque(), init=False)
     _hurried: bool = attrs.field(default=False, init=False)
+    _relaunched: Child | None = attrs.field(default=None, init=False)
     _telling: bool = attrs.field(default=False, init=False)
     _serials: dict[str, int] = attrs.field(factory=lambda: {}, init=False)
 
@@ -212,18 +216,29 @@ class Family:
     def _tell_end(self, child: Child) -> None:
         task = child.task
         assert task is not None
-        if task.done():
-            del self.tasks.running[task]
-            self._after(child)
-        else:  # somebody closed its coroutine; the task has yet to find that out
+        if not task.done():  # somebody closed its coroutine; it has yet to find that out
             task.add_done_callback(self._task_ended, context=self._context)
+            return
+        del self.tasks.running[task], task  # 5
+        self._after(child)
 
     def _task_ended(self, task: asyncio.Future[Any]) -> None:
         child = self.tasks.running.pop(task)
+        del task  # 5
         assert child is not None
         self._after(child)
 
     def _after(self, child: Child) -> None:
+        self._decide(child)
+        if self._relaunched is not None:
+            again, self._relaunched = self._relaunched, None
+            again.launch()
+        if child.order is not None:
+            child.order.advance()
+        if not self.active:
+            self.on_change()
+
+    def _decide(self, child: Child) -> None:
         how, error = child.take_ending()
         if how is How.FATAL:
             self.fatal = error if self.fatal is None else self.fatal
@@ -241,10 +256,6 @@ class Family:
         else:
             self._ended_by_itself(child, how, error)
         del error  # its traceback may hold this frame
-        if child.order is not None:
-            child.order.advance()
-        if not self.active:
-            self.on_change()
 
     def _stopped(self, child: Child, error: BaseException | None) -> None:
         child.lived()
@@ -375,7 +386,7 @@ class Family:
             if restarts.delay > 0:
                 child.call_later(restarts.delay, child.launch)
             else:
-                child.launch()
+                self._relaunched = child  # 5
         else:
             self._restart_group(child, now + restarts.delay)
 

@@ -174,7 +174,7 @@ async def test_end_that_a_manager_does_not_read(manager: socket.socket) -> None:
 
     fill(manager)
     async with supervise(slow):
-        pass
+        await asyncio.sleep(0)
     assert heard(manager) == ["STOPPING=1"]
 
 

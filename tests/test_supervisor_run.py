@@ -229,7 +229,8 @@ def test_what_is_awaited_after_the_first_signal(new_loop: LoopFactory) -> None:
 
     safeaio.run(main, loop_factory=new_loop)
     assert log[:5] == ["stopping b", "stopped b", "stopping a", "stopped a", "body"]
-    assert log[5:] in ([], ["stopping d", "stopped d", "stopping c", "stopped c"])
+    late = ["stopping d", "stopped d", "stopping c", "stopped c"]
+    assert log[5:] in (late, late[2:], [])  # without those that were not to begin
 
 
 @real_loops

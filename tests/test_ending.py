@@ -1,10 +1,11 @@
 """How a life ended: pure."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from safeaio import ChildCancelled
+from safeaio import ChildCancelled, Service, SupervisionError, supervise
 from safeaio._ending import How, ending
 
 CANCEL = asyncio.CancelledError()
@@ -63,3 +64,30 @@ def test_group_with_something_fatal() -> None:
     """Is fatal as it is."""
     group = BaseExceptionGroup("", [SystemExit(3), ERROR])
     assert ending("db", group, stopped=False) == (How.FATAL, group)
+
+
+class Picky(ExceptionGroup[Exception]):
+    """A group that cannot be divided."""
+
+    def derive(self, excs: Any, /) -> Any:
+        raise TypeError("not divisible")
+
+
+def test_group_that_cannot_be_divided() -> None:
+    """Is an error like any other, as it is."""
+    group = Picky("several", [ERROR, ERROR])
+    assert ending("db", group, stopped=False) == (How.FAILED, group)
+    assert ending("db", group, stopped=True) == (How.STOPPED, group)
+
+
+@pytest.mark.virtual_time
+async def test_group_that_cannot_be_divided_ends_a_service() -> None:
+    """That very error is what the supervisor raises."""
+    group = Picky("several", [ERROR, ERROR])
+
+    async def fail() -> None:
+        raise group
+
+    with pytest.raises(SupervisionError) as info:
+        await supervise(Service(fail, max_restarts=0))
+    assert info.value.exceptions == (group,)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from anyio.abc import TaskStatus
 
+import safeaio
 from safeaio import (
     Backoff,
     ChildFailed,
@@ -416,6 +417,56 @@ async def test_failure_while_the_first_ones_start() -> None:
     await task
 
 
+@virtual
+async def test_start_that_waits_through_two_restarts_of_the_group() -> None:
+    """Also of one that is never restarted: its only life has yet to begin."""
+    lives = 0
+
+    async def flaky(*, task_status: TaskStatus[None]) -> None:
+        nonlocal lives
+        lives += 1
+        if lives == 2:
+            raise OSError(lives)
+        task_status.started()
+        if lives == 1:
+            await asyncio.sleep(1)
+            raise OSError(lives)
+        await asyncio.get_running_loop().create_future()
+
+    service = Service(flaky, backoff=SECOND)
+    async with supervise(service, strategy="one_for_all") as sup:
+        await asyncio.sleep(1.5)
+        assert states(sup) == {"flaky": "waiting"}
+        async with asyncio.timeout(60):
+            handle = await sup.start(asyncio.sleep, 10, name="job", restart="never")
+        assert now() == pytest.approx(3)
+        assert states(sup) == {"flaky": "ready", "job": "ready"}
+        assert (lives, handle.state) == (3, "ready")
+
+
+@virtual
+async def test_first_start_that_waits_while_its_group_is_restarted() -> None:
+    """So it is with those that were given to `supervise`."""
+    log: Log = []
+    a, c = Worker("a", log), Worker("c", log, restart="never")
+
+    async def slow(*, task_status: TaskStatus[None]) -> None:
+        await asyncio.sleep(2)
+        task_status.started()
+        await asyncio.get_running_loop().create_future()
+
+    async def break_a() -> None:
+        await asyncio.sleep(1)
+        a.crash()
+
+    task = asyncio.create_task(break_a())
+    async with supervise(a.service, slow, c.service, strategy="one_for_all") as sup:
+        assert set(states(sup).values()) == {"ready"}
+        await settle()
+        assert log == ["+a", "-a", "+a", "+c"]
+    await task
+
+
 # Giving up
 
 
@@ -612,6 +663,63 @@ async def test_stuck_children_cost_one_timeout() -> None:
     assert len(log) == 16
 
 
+def deaf(name: str, stop_timeout: float) -> Service:
+    """A service that takes 100 s to end."""
+
+    async def slow() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(100)
+
+    return Service(slow, name=name, stop_timeout=stop_timeout)
+
+
+def first_named(events: list[Event]) -> dict[str, float]:
+    """Return when each was called stuck for the first time, by the age of its cancel."""
+    named: dict[str, float] = {}
+    for event in events:
+        if isinstance(event, ChildStuck):
+            named.setdefault(event.path.rpartition("/")[2], event.age)
+    return named
+
+
+@virtual
+async def test_each_stuck_child_is_named_in_time() -> None:
+    """Whoever else is, and whenever that was cancelled."""
+    events: list[Event] = []
+    team = [deaf("a", 0.2), deaf("b", 0.3), deaf("c", 2)]
+
+    async def run() -> None:
+        async with supervise(*team, on_event=events.append) as sup:
+            stop = asyncio.create_task(sup.stop("b"))
+            await settle()
+        await stop
+
+    with pytest.warns(TaskStuckWarning):
+        await run()
+    assert first_named(events) == pytest.approx({"a": 0.02, "b": 0.3, "c": 2})
+
+
+@virtual
+async def test_three_stuck_among_a_thousand_cost_one_timeout() -> None:
+    """The rest is cancelled as soon as the order is given up, and ends at once."""
+    events: list[Event] = []
+
+    async def quick() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    team = [Service(quick, name=f"quick-{n}") for n in range(1000)]
+    for place in (100, 500, 900):
+        team[place] = deaf(f"deaf-{place}", 10)
+    with pytest.warns(TaskStuckWarning):
+        async with supervise(*team, on_event=events.append):
+            await settle()
+    assert first_named(events) == pytest.approx(
+        {"deaf-900": 10, "deaf-500": 1, "deaf-100": 1}
+    )
+
+
 @virtual
 async def test_one_that_ends_before_the_order_is_given_up() -> None:
     """It need not be cancelled then."""
@@ -804,6 +912,103 @@ async def test_hook_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     assert log == ["+a", "+b", "-b", "-a"]
     [record] = caplog.records
     assert "supervisor: on_event raised, and is not called again" in record.getMessage()
+
+
+def hook_that_raises(error: BaseException, at: int) -> Callable[[Event], None]:
+    """An `on_event` that raises at one event."""
+    calls = iter(range(10**9))
+
+    def hook(_: Event) -> None:
+        call = next(calls)
+        assert call <= at, "called again"
+        if call == at:
+            raise error
+
+    return hook
+
+
+async def eventful(log: Log, on_event: Callable[[Event], None]) -> None:
+    """A start, a restart of the group, a stop, and a service that gives up."""
+    team = workers(log, "ab", max_restarts=1)
+    sup = supervise(*services(team), strategy="one_for_all", on_event=on_event)
+    async with sup:
+        await settle()
+        team[0].crash()
+        await asyncio.sleep(2)
+        await sup.start(Worker("c", log).service)
+        await settle()
+        await sup.stop("c")
+        team[0].crash()
+        await asyncio.sleep(60)
+
+
+@virtual
+async def test_hook_that_raises_a_cancel(caplog: pytest.LogCaptureFixture) -> None:
+    """At any event: nobody is cancelled, and all goes on as if it had not."""
+    events: list[Event] = []
+    undisturbed: Log = []
+    with pytest.raises(SupervisionError, match="'a' failed 2 times"):
+        await eventful(undisturbed, events.append)
+    assert len(events) == 20
+    for at in range(len(events)):
+        caplog.clear()
+        log: Log = []
+        with pytest.raises(SupervisionError, match="'a' failed 2 times"):
+            await eventful(log, hook_that_raises(asyncio.CancelledError(), at))
+        assert log == undisturbed
+        assert sum("on_event raised" in text for text in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("fatal", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("run", [asyncio.run, safeaio.run], ids=["asyncio", "safeaio"])
+def test_hook_that_ends_the_program(
+    run: Any, fatal: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At any event the loop raises it, and every service is cleaned up."""
+
+    async def main(at: int) -> None:
+        hook = hook_that_raises(type(fatal)(*fatal.args), at)
+        async with (
+            asyncio.timeout(10),
+            supervise(*services(team), on_event=hook) as sup,
+        ):
+            await settle()
+            team[0].crash()
+            await settle()
+            await sup.stop("b")
+
+    for at in range(11):
+        log: Log = []
+        team = workers(log, "ab", backoff=AT_ONCE)
+        with pytest.raises(type(fatal)) as info:
+            run(main(at))
+        assert info.value.args == fatal.args
+        assert all(log.count(f"+{name}") == log.count(f"-{name}") for name in "ab")
+    assert "on_event raised" not in caplog.text
+
+
+@virtual
+async def test_hook_and_logging_that_raise(
+    reported: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both are reported, and nothing hangs."""
+
+    def refuse(_: logging.LogRecord) -> bool:
+        raise KeyError("filter")
+
+    log: Log = []
+    logger = logging.getLogger("safeaio.supervise")
+    logger.addFilter(refuse)
+    try:
+        with (
+            caplog.at_level(logging.DEBUG, "safeaio.supervise"),
+            pytest.raises(SupervisionError),
+        ):
+            await eventful(log, hook_that_raises(KeyError("hook"), 0))
+    finally:
+        logger.removeFilter(refuse)
+    assert sorted(log) == sorted(["+a", "-a", "+b", "-b"] * 2 + ["+c", "-c"])
+    assert any("on_event raised" in context["message"] for context in reported)
 
 
 async def test_logging_that_raises(

@@ -36,6 +36,29 @@ async def test_each_is_told_when_its_time_is_over() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_who_is_told_may_have_another_one_watched() -> None:
+    """As the first that is stuck has all that are left cancelled; none is forgotten."""
+    guard = Guard(asyncio.get_running_loop())
+    later, last = Child(), Child()
+
+    class First(Child):
+        def is_stuck(self) -> None:
+            super().is_stuck()
+            guard.watch(last, 5)
+
+    first = First()
+    guard.watch(later, 3)
+    guard.watch(first, 1)
+    await asyncio.sleep(100)
+    guard.close()
+    assert [child.told for child in (first, later, last)] == [
+        pytest.approx([1]),
+        pytest.approx([3]),
+        pytest.approx([6]),
+    ]
+
+
+@pytest.mark.virtual_time
 async def test_who_has_ended_is_not_told() -> None:
     """Nor is anybody after it was closed."""
     guard = Guard(asyncio.get_running_loop())

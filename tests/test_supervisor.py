@@ -150,6 +150,61 @@ async def test_fatal_errors_come_out_bare(fatal: BaseException) -> None:
     assert log == ["+a", "+b", "-b", "-a"]
 
 
+@pytest.mark.parametrize("fatal", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
+async def test_who_waits_for_a_service_with_a_fatal_error(fatal: BaseException) -> None:
+    """Gets an ordinary one, which no loop takes for its own; the supervisor has it bare."""
+    log: Log = []
+    seen: list[BaseException] = []
+
+    async def slow(*, task_status: TaskStatus[None]) -> None:
+        await waiting()
+
+    async def side(awaited: Any) -> None:
+        with pytest.raises((SupervisorClosed, RuntimeError)) as info:
+            await awaited
+        seen.append(info.value)
+
+    async def run() -> None:
+        async with supervise(forever(log, "a")) as sup:
+            starting = asyncio.create_task(side(sup.start(slow)))
+            handle = await sup.start(crashing(fatal))
+            waiter = asyncio.create_task(side(handle.wait()))
+            try:
+                await asyncio.wait([starting, waiter])
+            finally:
+                await asyncio.wait([starting, waiter])
+
+    # Awaited in a task, a bare one would be raised by the loop.
+    with pytest.raises(type(fatal)) as info:
+        await run()
+    assert info.value is fatal
+    assert log == ["+a", "-a"]
+    closed, ended = sorted(seen, key=lambda error: type(error) is RuntimeError)
+    assert isinstance(closed, SupervisorClosed)
+    assert (type(ended), ended.__cause__) == (RuntimeError, fatal)
+
+
+async def test_start_of_a_service_with_a_fatal_error() -> None:
+    """Whoever starts it is told that all is over."""
+    fatal = SystemExit(3)
+    started: list[str] = []
+
+    async def dies(*, task_status: TaskStatus[None]) -> None:
+        raise fatal
+
+    async def run() -> None:
+        async with supervise() as sup:
+            with pytest.raises(SupervisorClosed):
+                await sup.start(dies)
+            started.append("closed")
+            await waiting()
+
+    with pytest.raises(SystemExit) as info:
+        await run()
+    assert info.value is fatal
+    assert started == ["closed"]
+
+
 async def test_fatal_error_goes_before_any_other(reported: list[Any]) -> None:
     """What others raise while they stop is reported."""
     broken = OSError("broken")
@@ -250,6 +305,21 @@ async def test_closed_coroutine_cancels_its_children(reported: list[Any]) -> Non
     coro.close()
     await settle()
     assert cancels == ["cancelled"] * 2
+
+
+async def test_closed_coroutine_that_was_about_to_enter(reported: list[Any]) -> None:
+    """So it is while the first ones start."""
+    log: Log = []
+
+    async def slow(*, task_status: TaskStatus[None]) -> None:
+        await waiting()
+
+    coro = supervise(forever(log, "a"), slow, forever(log, "b")).__aenter__()
+    coro.send(None)
+    await settle()
+    coro.close()
+    await settle()
+    assert log == ["+a", "-a"]
 
 
 # As a block
@@ -626,6 +696,68 @@ def test_names_given_twice() -> None:
         supervise(service, service)
 
 
+class Empty(Exception):
+    """An error that is false, as one with a length may be."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_errors_that_are_false() -> None:
+    """Are lost nowhere."""
+    error = Empty()
+
+    async def refuse(*, task_status: TaskStatus[None]) -> None:
+        raise error
+
+    with pytest.raises(SupervisionError) as info:
+        await supervise(crashing(error, max_restarts=0))
+    assert [id(leaf) for leaf in info.value.exceptions] == [id(error)]
+    with pytest.raises(SupervisionError) as info:
+        await supervise(crashing(error, restart="never"))
+    assert [id(leaf) for leaf in info.value.exceptions] == [id(error)]
+    async with supervise() as sup:
+        with pytest.raises(Empty) as raised:
+            await sup.start(refuse)
+        assert raised.value is error
+        handle = await sup.start(crashing(error, restart="never"))
+        with pytest.raises(Empty) as raised:
+            await handle.wait()
+        assert raised.value is error
+    with pytest.raises(Empty) as raised:
+        async with supervise(waiting):
+            raise error
+    assert raised.value is error
+
+
+class Nothing(KeyboardInterrupt):
+    """A fatal error that is false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+async def test_fatal_error_that_is_false(reported: list[Any]) -> None:
+    """Goes before any other all the same, also as that of the body."""
+
+    async def breaks() -> None:
+        try:
+            await waiting()
+        finally:
+            raise OSError("broken")
+
+    async def body() -> None:
+        async with supervise(breaks):
+            await settle()
+            raise Nothing
+
+    with pytest.raises(Nothing):
+        await supervise(breaks, crashing(Nothing()))
+    with pytest.raises(Nothing):
+        await body()
+    assert len(reported) == 2
+
+
 # Stopping and restarting one
 
 
@@ -740,6 +872,21 @@ async def test_stop_of_one_that_is_being_restarted() -> None:
 
 
 @pytest.mark.virtual_time
+async def test_stop_of_one_that_is_restarted_meanwhile() -> None:
+    """What was to be stopped has ended; whoever started another life is content, too."""
+    log: Log = []
+    async with supervise(forever(log, "a", cleanup=1)) as sup:
+        await settle()
+        stop = asyncio.create_task(sup.stop("a"))
+        await settle()
+        await sup.restart("a")
+        await settle()
+        assert stop.done()
+        assert log == ["+a", "-a", "+a"]
+        assert states(sup) == {"a": "ready"}
+
+
+@pytest.mark.virtual_time
 async def test_wait_until_it_is_ready_again() -> None:
     """Through a failure, its backoff, and the next start."""
     crash = asyncio.Event()
@@ -767,6 +914,95 @@ async def test_restart_of_one_that_finishes_at_once() -> None:
         assert await handle.wait() == 3
         await sup.restart("returning")
         assert await handle.wait() == 3
+
+
+async def test_restart_in_the_tick_in_which_it_returns() -> None:
+    """It lives again, as if it had been up."""
+    lives = 0
+    end = asyncio.Event()
+
+    async def serve() -> None:
+        nonlocal lives
+        lives += 1
+        await (end.wait() if lives == 1 else waiting())
+
+    async with supervise(serve) as sup:
+        await settle()
+        end.set()
+        await asyncio.sleep(0)
+        await sup.restart("serve")
+        await settle()
+        assert (lives, states(sup)) == (2, {"serve": "ready"})
+
+
+async def test_restart_during_the_first_start_that_fails() -> None:
+    """It is that start: the supervisor gives up, as without the restart."""
+    lives = 0
+
+    async def serve(*, task_status: TaskStatus[None]) -> None:
+        nonlocal lives
+        lives += 1
+        if lives == 2:
+            raise OSError("in use")
+        await waiting()
+
+    sup = supervise(serve)
+    task = asyncio.ensure_future(sup)
+    await settle()
+    assert states(sup) == {"serve": "starting"}
+    with pytest.raises(OSError, match="in use"):
+        await sup.restart("serve")
+    with pytest.raises(SupervisionError, match="'serve' failed to start") as info:
+        await task
+    assert [str(error) for error in info.value.exceptions] == ["in use"]
+    assert lives == 2
+
+
+async def test_restart_that_fails_while_others_start() -> None:
+    """Of one that had ended: the caller gets the error, and nobody else is disturbed."""
+    go_on = asyncio.Event()
+    lives = 0
+
+    async def job(*, task_status: TaskStatus[None]) -> None:
+        nonlocal lives
+        lives += 1
+        if lives == 2:
+            raise OSError("in use")
+        task_status.started()
+
+    async def slow(*, task_status: TaskStatus[None]) -> None:
+        await go_on.wait()
+        task_status.started()
+        await waiting()
+
+    sup = supervise(job, slow)
+    task = asyncio.ensure_future(sup)
+    await settle()
+    assert states(sup) == {"job": "finished", "slow": "starting"}
+    with pytest.raises(OSError, match="in use"):
+        await sup.restart("job")
+    assert states(sup) == {"job": "failed", "slow": "starting"}
+    go_on.set()
+    await settle()
+    assert states(sup) == {"job": "failed", "slow": "ready"}
+    await sup.stop("slow")
+    await task
+
+
+@pytest.mark.virtual_time
+async def test_result_of_a_life_before_the_last() -> None:
+    """Is not that of one that was stopped."""
+
+    async def serve() -> str:
+        await asyncio.sleep(1)
+        return "first"
+
+    async with supervise() as sup:
+        handle = await sup.start(serve, restart="always", backoff=AT_ONCE)
+        await asyncio.sleep(1.5)
+        await sup.stop("serve")
+        assert sup.snapshot().children[0].restarts == 1
+        assert await handle.wait() is None
 
 
 async def test_restart_of_one_that_is_never_restarted() -> None:

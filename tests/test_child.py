@@ -252,6 +252,72 @@ async def test_every_life_has_a_fresh_context() -> None:
     assert set(seen) == {"outside"}
 
 
+@pytest.mark.parametrize("ended", [False, True])
+async def test_context_of_one_that_is_never_restarted(ended: bool) -> None:
+    """But by hand: that of whoever does so, in whatever tick its life ends."""
+    variable: ContextVar[str] = ContextVar("variable", default="none")
+    seen: Log = []
+    end = asyncio.Event()
+
+    async def serve() -> None:
+        seen.append(variable.get())
+        await end.wait()
+
+    async with supervise() as sup:
+        variable.set("starter")
+        await sup.start(serve, restart="never")
+        await settle()
+        variable.set("restarter")
+        if ended:
+            end.set()
+            await asyncio.sleep(0)
+        await sup.restart("serve")
+        await settle()
+    assert seen == ["starter", "restarter"]
+
+
+async def test_one_started_by_another_is_not_part_of_it() -> None:
+    """It may stop that, and goes on."""
+    log: Log = []
+
+    async def b() -> None:
+        await sup.stop("a")
+        log.append("stopped")
+        await waiting()
+
+    async def a() -> None:
+        await sup.start(b)
+        await waiting()
+
+    async with supervise() as sup:
+        await sup.start(a)
+        await settle()
+        assert {child.name: child.state for child in sup.snapshot().children} == {
+            "a": "stopped",
+            "b": "ready",
+        }
+    assert log == ["stopped"]
+
+
+async def test_nothing_is_kept_along_a_chain() -> None:
+    """Of services each of which starts the next one, and ends."""
+    counts: list[int] = []
+
+    async def link(left: int) -> None:
+        await asyncio.sleep(0)
+        if left:
+            await sup.start(link, left - 1, restart="never")
+        else:
+            gc.collect()
+            counts.append(ours())
+
+    async with supervise() as sup:
+        for length in (10, 10, 2000):
+            await sup.start(link, length, restart="never")
+            await sup.wait()
+    assert counts[2] - counts[1] <= 3
+
+
 async def test_every_life_is_a_task_of_its_name() -> None:
     """A new one each."""
     tasks: list[asyncio.Task[Any]] = []
@@ -364,6 +430,103 @@ async def test_heartbeat_that_stops() -> None:
     assert lives == pytest.approx([0, 18])
     [failed] = failures(events)
     assert "'serve' has not called beat() for 5 s" in str(failed.error)
+
+
+class LaggingLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock a test can put forward."""
+
+    lag = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.lag
+
+
+@pytest.mark.parametrize("limit", ["start_timeout", "watchdog"])
+@pytest.mark.parametrize("life", [1, 2])
+def test_crash_in_the_tick_in_which_its_time_is_over(limit: str, life: int) -> None:
+    """It was first, and counts as any crash; the loop was late for both."""
+    error = OSError("crash")
+    lives: list[asyncio.Future[None]] = []
+
+    async def serve(*, task_status: TaskStatus[None]) -> None:
+        lives.append(asyncio.get_running_loop().create_future())
+        if limit == "watchdog" or len(lives) < life:
+            task_status.started()
+        await lives[-1]
+        if len(lives) <= life:
+            raise error
+        task_status.started()
+        await waiting()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LaggingLoop)
+        options: Any = {limit: 100, "max_restarts": life, "backoff": AT_ONCE}
+        async with supervise(on_event=events.append) as sup:
+            start = asyncio.ensure_future(sup.start(serve, **options))
+            for crash in range(life):
+                await settle()
+                if crash == life - 1:
+                    loop.lag += 1000
+                lives[crash].set_result(None)
+            await settle()
+            if limit == "start_timeout" and life == 1:
+                assert start.exception() is error
+            else:
+                assert len(lives) == life + 1
+                assert start.done()
+
+    events: list[Event] = []
+    with asyncio.Runner(loop_factory=LaggingLoop) as runner:
+        runner.run(main())
+    assert [event.error for event in failures(events)] == [error] * life
+
+
+def test_started_in_the_tick_in_which_its_time_is_over() -> None:
+    """It is ready; the loop was late."""
+    go_on: list[asyncio.Future[None]] = []
+
+    async def serve(*, task_status: TaskStatus[int]) -> None:
+        go_on.append(asyncio.get_running_loop().create_future())
+        await go_on[0]
+        task_status.started(3)
+        await waiting()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LaggingLoop)
+        async with supervise() as sup:
+            start = asyncio.create_task(sup.start(serve, start_timeout=100))
+            await settle()
+            loop.lag += 1000
+            go_on[0].set_result(None)
+            handle = await start
+            assert (handle.value, handle.state) == (3, "ready")
+
+    with asyncio.Runner(loop_factory=LaggingLoop) as runner:
+        runner.run(main())
+
+
+def test_crash_in_the_tick_in_which_its_time_is_over_is_raised() -> None:
+    """Also if it is one too many."""
+    error = OSError("crash")
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, LaggingLoop)
+        await settle()
+        loop.lag += 1000
+        raise error
+
+    async def main() -> None:
+        await supervise(Service(serve, watchdog=100, max_restarts=0))
+
+    with (
+        asyncio.Runner(loop_factory=LaggingLoop) as runner,
+        pytest.raises(SupervisionError) as info,
+    ):
+        runner.run(main())
+    assert info.value.exceptions == (error,)
 
 
 @pytest.mark.virtual_time

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -12,6 +13,10 @@ from anyio.abc import TaskStatus
 
 from safeaio import (
     Backoff,
+    ChildFailed,
+    ChildReady,
+    ChildStarting,
+    Event,
     Health,
     Intensity,
     Service,
@@ -1019,6 +1024,79 @@ async def test_restart_of_one_that_is_never_restarted() -> None:
         await sup.restart("serve")
         await settle()
         assert len(lives) == 2
+
+
+class Lives:
+    """Counts the lives of services, and those that there are at one time."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self._live: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def one(self, name: str) -> Iterator[int]:
+        self.begun[name] += 1
+        self._live[name] += 1
+        self.most[name] = max(self.most[name], self._live[name])
+        try:
+            yield self.begun[name]
+        finally:
+            self._live[name] -= 1
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+async def test_asked_in_a_first_step(verb: str) -> None:
+    """Even if that is taken while the child is being launched, it has but one life."""
+    lives = Lives()
+
+    async def asks(own: str, other: str) -> None:
+        with lives.one(own) as life:
+            if life == 1:
+                await getattr(sup, verb)(other)
+            await waiting()
+
+    pair = Service(asks, "a", "b", name="a"), Service(asks, "b", "a", name="b")
+    sup = supervise(*pair)
+    async with sup:
+        await settle()
+        assert set(lives.most.values()) == {1}
+        assert lives.begun.total() <= 4
+        assert set(states(sup).values()) <= {"ready", "stopped"}
+        assert verb == "stop" or states(sup) == {"a": "ready", "b": "ready"}
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("kind", [ChildStarting, ChildReady, ChildFailed])
+async def test_asked_by_a_task_of_a_hook(verb: str, at: int, kind: type[Event]) -> None:
+    """Even if that begins at once: the supervisor is amid a change then."""
+    lives = Lives()
+    tasks: list[asyncio.Task[None]] = []
+    told = 0
+
+    async def serve() -> None:
+        with lives.one("serve") as life:
+            await settle(5)
+            if life <= 2:
+                raise OSError
+            await waiting()
+
+    def hook(event: Event) -> None:
+        nonlocal told
+        told += isinstance(event, kind)
+        if told == at and not tasks:
+            loop = asyncio.get_running_loop()
+            tasks.append(loop.create_task(getattr(sup, verb)("serve")))
+
+    sup = supervise(Service(serve, backoff=AT_ONCE), on_event=hook)
+    async with sup:
+        await settle(60)
+        assert states(sup) == {"serve": "ready" if verb == "restart" else "stopped"}
+        assert lives.most == {"serve": 1} or not lives.begun
+        assert [task.result() for task in tasks] == [None]
 
 
 async def test_restart_while_stopping() -> None:

@@ -490,8 +490,8 @@ class Family:
             child.order.drop(child)
         if not child.active:
             child.first = child.revived = True
+        child.keep_context()
         if not child.live:
-            child.keep_context()
             child.enter(State.WAITING)
         Turnover(
             self.loop, [child] if child.live else [], deque([child]), _nothing

@@ -507,19 +507,25 @@ def test_started_in_the_tick_in_which_its_time_is_over() -> None:
         runner.run(main())
 
 
-def test_crash_in_the_tick_in_which_its_time_is_over_is_raised() -> None:
-    """Also if it is one too many."""
+@pytest.mark.parametrize("limit", ["start_timeout", "watchdog"])
+def test_crash_in_the_tick_in_which_its_time_is_over_is_raised(limit: str) -> None:
+    """If it is one too many, or of the first start."""
     error = OSError("crash")
 
-    async def serve() -> None:
+    async def serve(*, task_status: TaskStatus[None]) -> None:
+        if limit == "watchdog":
+            task_status.started()
         loop = asyncio.get_running_loop()
         assert isinstance(loop, LaggingLoop)
         await settle()
         loop.lag += 1000
+        await asyncio.sleep(0)
         raise error
 
     async def main() -> None:
-        await supervise(Service(serve, watchdog=100, max_restarts=0))
+        options: Any = {limit: 100, "max_restarts": 0}
+        async with asyncio.timeout(1005):  # of which 1000 pass at once
+            await supervise(waiting, Service(serve, **options))
 
     with (
         asyncio.Runner(loop_factory=LaggingLoop) as runner,

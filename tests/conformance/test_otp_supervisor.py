@@ -1290,6 +1290,9 @@ async def test_scale_start_stop_many_children__in_order() -> None:
 # A restart that fails for ever
 
 
+SOON = 6  # turns, in which each of these has to be answered: so many steps it is from
+# a cancel to the end of two children, one after the other, and of whoever waits for them
+
 PATIENCES = [
     pytest.param(AT_ONCE, 0, id="zero_backoff-fails_at_once"),
     pytest.param(AT_ONCE, 1, id="zero_backoff-fails_after_a_turn"),
@@ -1316,8 +1319,9 @@ async def stop_at_once(sup: Supervisor, workers: Workers, name: str) -> None:
     stop = asyncio.ensure_future(sup.stop(name))
     await asyncio.sleep(0)
     attempts = workers.attempts[name]
-    await settle()
+    await settle(SOON - 1)
     assert stop.done()
+    await settle()
     assert workers.attempts[name] == attempts
     assert states(sup)[name] == "stopped"
 
@@ -1377,7 +1381,10 @@ async def test_hanging_restart_loop_simple(
     async with supervise() as sup:
         await sup.start(endless(workers, "child1", backoff))
         await hang(workers, "child1", backoff, phase)
-        await sup.start(workers.plain("child2"))
+        start = asyncio.ensure_future(sup.start(workers.plain("child2")))
+        await settle(SOON)
+        assert start.done()
+        await start
         assert states(sup)["child2"] == "ready"
         await stop_at_once(sup, workers, "child1")
         assert states(sup) == {"child1": "stopped", "child2": "ready"}
@@ -1396,8 +1403,9 @@ async def leave_while_hanging(
     held_sup.leave.set()
     await asyncio.sleep(0)
     attempts = workers.attempts["child2"]
-    await settle()
+    await settle(SOON - 1)
     assert held_sup.task.done()
+    await settle()
     assert asyncio.get_running_loop().time() == pytest.approx(before)
     assert workers.attempts["child2"] == attempts
     return held_sup
@@ -1441,7 +1449,10 @@ async def test_hanging_restart_loop__restart(
         await hang(workers, "child1", backoff, phase)
         workers.bad_starts.clear()
         before = asyncio.get_running_loop().time()
+        soon = asyncio.ensure_future(settle(SOON))
         await sup.restart("child1")
+        assert not soon.done()
+        await soon
         assert asyncio.get_running_loop().time() == pytest.approx(before)
         assert states(sup) == {"child1": "ready"}
         await settle()

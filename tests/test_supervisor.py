@@ -189,20 +189,30 @@ async def test_who_waits_for_a_service_with_a_fatal_error(fatal: BaseException) 
     assert (type(ended), ended.__cause__) == (RuntimeError, fatal)
 
 
-async def test_start_of_a_service_with_a_fatal_error() -> None:
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_start_of_a_service_with_a_fatal_error(turns: int) -> None:
     """Whoever starts it is told that all is over."""
     fatal = SystemExit(3)
     started: list[str] = []
 
     async def dies(*, task_status: TaskStatus[None]) -> None:
+        await settle(turns)
         raise fatal
 
+    async def start() -> None:
+        with pytest.raises(SupervisorClosed):
+            await sup.start(dies)
+        started.append("closed")
+
+    sup = supervise()
+
     async def run() -> None:
-        async with supervise() as sup:
-            with pytest.raises(SupervisorClosed):
-                await sup.start(dies)
-            started.append("closed")
-            await waiting()
+        async with sup:
+            task = asyncio.create_task(start())
+            try:
+                await waiting()
+            finally:
+                await task
 
     with pytest.raises(SystemExit) as info:
         await run()

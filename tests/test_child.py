@@ -27,7 +27,7 @@ from safeaio import (
     supervise,
 )
 from safeaio._child import Child
-from safeaio._family import Family
+from safeaio._ends import Ends
 
 AT_ONCE = Backoff(base=0)
 SECOND = Backoff(base=1, factor=1, jitter=0)
@@ -756,10 +756,10 @@ def test_life_closed_after_its_loop() -> None:
 def test_keyboard_interrupt_amid_many_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever ended in that turn is told of all the same."""
     names: list[str] = []
-    tell_end = Family._tell_end
+    look_at = Ends._look_at
 
-    def interrupted(family: Family, child: Child) -> None:  # as by a signal handler
-        tell_end(family, child)
+    def interrupted(ends: Ends, child: Child) -> None:  # as by a signal handler
+        look_at(ends, child)
         names.append(child.name)
         if len(names) == 1:
             raise KeyboardInterrupt
@@ -770,7 +770,7 @@ def test_keyboard_interrupt_amid_many_ends(monkeypatch: pytest.MonkeyPatch) -> N
     async def main() -> None:
         await supervise(*[Service(brief, name=name) for name in "abcd"])
 
-    monkeypatch.setattr(Family, "_tell_end", interrupted)
+    monkeypatch.setattr(Ends, "_look_at", interrupted)
     loop = asyncio.new_event_loop()
     task = loop.create_task(main())
     with pytest.raises(KeyboardInterrupt):

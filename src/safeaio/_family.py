@@ -23,6 +23,7 @@ import attrs
 
 from ._child import Child
 from ._ending import How
+from ._ends import Ends
 from ._events import (
     ChildFailed,
     ChildFinished,
@@ -87,12 +88,10 @@ class Family:
     _initial: Turnover | None = attrs.field(default=None, init=False)
     _group: Turnover | None = attrs.field(default=None, init=False)
     _final: Turnover | None = attrs.field(default=None, init=False)
-    _context: Context = attrs.field(factory=Context, init=False)
+    _ends: Ends = attrs.field(init=False)
     _create: Callable[..., asyncio.Task[Any]] = attrs.field(init=False)
-    _to_tell: deque[Child] = attrs.field(factory=lambda: deque(), init=False)
     _hurried: bool = attrs.field(default=False, init=False)
     _relaunched: Child | None = attrs.field(default=None, init=False)
-    _telling: bool = attrs.field(default=False, init=False)
     _serials: dict[str, int] = attrs.field(factory=lambda: {}, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -100,6 +99,7 @@ class Family:
         self.turn = turn_of(self.loop)
         self.guard = Guard(self.loop)
         self._create = eager_start(self.loop)
+        self._ends = Ends(self.tasks)
 
     # Starts
 
@@ -147,7 +147,7 @@ class Family:
         else:
             child.launch(inline=True)
             if child.has_ended:
-                self._after(child)
+                self.ended(child)
 
     @property
     def starting(self) -> bool:
@@ -172,7 +172,7 @@ class Family:
         except BaseException as exc:  # noqa: BLE001 - of the loop's task factory
             coro.close()
             task = asyncio.Task(_fail(exc), loop=self.loop, name=child.name)
-            task.add_done_callback(self._task_ended, context=self._context)
+            self._ends.wait_for(task)
             return task
         finally:
             turn.starting = nested
@@ -194,41 +194,11 @@ class Family:
     # Ends
 
     def note_end(self, child: Child) -> None:
-        """Have the end of a life told in the next turn, with all others of this one."""
-        self._to_tell.append(child)
-        if not self._telling:
-            self._tell_soon()
+        """Have the end of a life told that is in its last step."""
+        self._ends.note(child)
 
-    def _tell_soon(self) -> None:
-        if not self.loop.is_closed():  # else it is the garbage collector that ends them
-            self._telling = True
-            self.loop.call_soon(self._tell_ends, context=self._context)
-
-    def _tell_ends(self) -> None:
-        try:
-            for _ in range(len(self._to_tell)):  # 1
-                self._tell_end(self._to_tell.popleft())
-        finally:
-            self._telling = False
-            if self._to_tell:
-                self._tell_soon()
-
-    def _tell_end(self, child: Child) -> None:
-        task = child.task
-        assert task is not None
-        if not task.done():  # somebody closed its coroutine; it has yet to find that out
-            task.add_done_callback(self._task_ended, context=self._context)
-            return
-        del self.tasks.running[task], task  # 5
-        self._after(child)
-
-    def _task_ended(self, task: asyncio.Future[Any]) -> None:
-        child = self.tasks.running.pop(task)
-        del task  # 5
-        assert child is not None
-        self._after(child)
-
-    def _after(self, child: Child) -> None:
+    def ended(self, child: Child) -> None:
+        """Decide what follows the end of a life."""
         self._decide(child)
         if self._relaunched is not None:
             again, self._relaunched = self._relaunched, None

@@ -71,6 +71,9 @@ class Overseer(Protocol[C_contra]):
     def note_end(self, child: C_contra) -> None:
         """A life is in its last step."""
 
+    def ended(self, child: C_contra) -> None:
+        """The task of a life has ended."""
+
     def became_ready(self, child: C_contra) -> None:
         """A child that had to report it did so."""
 

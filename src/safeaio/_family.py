@@ -210,6 +210,7 @@ class Family:
 
     def _decide(self, child: Child) -> None:
         how, error = child.take_ending()
+        child.lived()  # however it ended
         if how is How.FATAL:
             self.fatal = error if self.fatal is None else self.fatal
             self.broken = True
@@ -228,7 +229,6 @@ class Family:
         del error  # its traceback may hold this frame
 
     def _stopped(self, child: Child, error: BaseException | None) -> None:
-        child.lived()
         self.herald.tell(ChildStopped, child, error)
         if isinstance(error, Exception):
             child.error = error

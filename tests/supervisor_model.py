@@ -1,7 +1,8 @@
 """What `supervise` has to do, as a pure model: no I/O, no await, a clock of its own.
 
 Written from the specification. Whatever happens in one moment happens in the order in
-which it was asked for: there is one queue, as in any event loop.
+which it was asked for: there is one queue, as in any event loop. The ends of one turn are
+told together; who waits for something is told of it one turn later.
 """
 
 import heapq
@@ -110,6 +111,7 @@ class Child:
     asked: str = ""
     first: bool = True
     initial: bool = False
+    wanted: bool = True
     ready_at: float = inf
     cancelled_at: float = 0.0
     streak: int = 0
@@ -161,6 +163,7 @@ class Ask:
     child: Child | None = None
     life: int = 0
     arrived: bool = False
+    woken: bool = False
     at: float | None = None
     outcome: str = ""
 
@@ -188,6 +191,8 @@ class Model:
     _queue: deque[Callable[[], object]] = attrs.field(factory=deque)
     _timers: list[tuple[float, int, Callable[[], object]]] = attrs.field(factory=list)
     _serial: int = 0
+    _ends: deque[Child] = attrs.field(factory=deque)
+    _telling: bool = False
     _window: list[float] = attrs.field(factory=list)
     _leaves: list[str] = attrs.field(factory=list)
     _culprit: Child | None = None
@@ -300,7 +305,17 @@ class Model:
     def _end(self, child: Child, result: str) -> None:
         child.result = result
         if child.asked != "inline":
-            self._soon(self._notice, child)
+            self._ends.append(child)
+            if len(self._ends) == 1 and not self._telling:
+                self._soon(self._tell_ends)
+
+    def _tell_ends(self) -> None:
+        self._telling = True
+        for _ in range(len(self._ends)):
+            self._notice(self._ends.popleft())
+        self._telling = False
+        if self._ends:
+            self._soon(self._tell_ends)
 
     def _launch(self, child: Child, *, inline: bool = False) -> None:
         # Invariants: one live life at most; none after the stop began.
@@ -356,9 +371,9 @@ class Model:
         if until - child.ready_at >= child.kid.healthy_after:
             child.streak, child.row = 0, []  # only time spent ready does that
         child.live = False
-        error = {"raise": f"boom {child.kid.name}{child.life}", "cancel": "stray"}.get(
-            result or ""
-        )
+        name = child.kid.name
+        errors = {"raise": f"boom {name}{child.life}", "cancel": f"stray {name}"}
+        error = errors.get(result or "")
         if stopped and result == "cancel":
             error = None
         doomed, child.doomed = child.doomed, False
@@ -367,7 +382,7 @@ class Model:
             self._not_again(child, "KeyboardInterrupt")
             self._stop()
         elif stopped and doomed:
-            self._failed(child, "late")
+            self._failed(child, f"late {name}")
         elif stopped:
             self._stopped(child, error)
         elif child.asked and not self.stopping:
@@ -391,11 +406,15 @@ class Model:
 
     def _ended_first(self, child: Child, error: str | None) -> None:
         """It ended in the very moment in which somebody asked for that: nothing follows."""
-        if error is None and child.kid.restart != "always":
+        finished = error is None and child.kid.restart != "always"
+        if finished and child.asked == "stop":
             self._returned(child)
             return
         child.error = error or child.error
-        self._emit("gone", child, error)
+        if finished:
+            self._emit("finished", child)
+        else:
+            self._emit("gone", child, error)
         if child.asked == "restart":
             child.enter("waiting")
         else:
@@ -411,7 +430,7 @@ class Model:
                 self._leaves.append(error)
             self._not_again(child, error)
             return
-        child.error = error or "unready"
+        child.error = error or f"unready {child.kid.name}"
         child.row.append(self.now)
         if child.first and child.kid.reports:
             self._not_again(child, child.error)
@@ -430,7 +449,7 @@ class Model:
 
     def _returned(self, child: Child) -> None:
         if child.kid.restart == "always":
-            child.error = "returned"
+            child.error = f"returned {child.kid.name}"
             child.row.append(self.now)
             self._restart(child, None)
             return
@@ -511,8 +530,16 @@ class Model:
         else:
             again = everybody
         failed.enter("waiting")
-        stops = [child for child in everybody if child in again and child.active]
-        starts = [child for child in stops if child.kid.restart != "never"]
+        stops = [
+            child
+            for child in everybody
+            if child in again and child.active and child.wanted
+        ]
+        starts = [
+            child
+            for child in stops
+            if child.kid.restart != "never" or child.state == "waiting"
+        ]
         names = tuple(child.kid.name for child in starts)
         self.events.append((self.now, "group", names, max(not_before - self.now, 0.0)))
         self._group = Job(stops, starts, self._group_up, not_before)
@@ -525,8 +552,6 @@ class Model:
 
     def _first_up(self) -> None:
         self._first = None
-        for child in self.members.values():
-            child.initial = False
         self._poke()
 
     def _give_up(
@@ -648,10 +673,9 @@ class Model:
         ask.arrived, ask.child = True, child
         if self._host == "done" and ask.what != "start":
             self._answer(ask, "any")
-            return
-        if ask.what == "wait":
-            return
-        if self.stopping and ask.what in ("start", "restart"):
+        elif ask.what == "wait":
+            self._see_to(ask, None)
+        elif self.stopping and ask.what in ("start", "restart"):
             self._answer(ask, "SupervisorClosed")
         elif (child is None) != (ask.what == "start"):
             self._answer(ask, "ValueError")
@@ -664,12 +688,15 @@ class Model:
                 self._group.again.append(child)
                 child.job = self._group
         elif ask.what == "stop":
+            ask.life = child.life
             self._stop_one(child)
         else:
             ask.life = child.life
             if child.live and child.result:  # in the moment of its own end
                 ask.outcome = "any"
             self._restart_one(child)
+        if ask.at is None:
+            self._see_to(ask, ask.child)
 
     def _drop(self, child: Child) -> None:
         """Take a child out of the order in which others are stopped and started."""
@@ -685,6 +712,7 @@ class Model:
             if child.live:
                 self._cancel(child)
             return
+        child.wanted = False
         self._drop(child)
         if child.result and child.live:
             child.asked = "stop"
@@ -694,6 +722,7 @@ class Model:
             self._settle(child, "stopped")
 
     def _restart_one(self, child: Child) -> None:
+        child.wanted = True
         self._drop(child)
         if child.result and child.live:
             child.asked = "restart"
@@ -710,16 +739,35 @@ class Model:
     def _after(self) -> None:
         """See what has come of all that was asked, after every step."""
         for ask in self.asks:
-            if ask.arrived and ask.at is None:
-                self._see_to(ask, ask.child)
-        active = any(child.active for child in self.members.values())
+            if ask.arrived and ask.at is None and not ask.woken and self._told_of(ask):
+                ask.woken = True
+                self._soon(self._wake, ask)
         ready = self._host == "held" or self.plan.awaited
-        if ready and not active and self._first is None and not self.stopping:
+        if ready and not self._active and self._first is None and not self.stopping:
             self._stop()
+
+    def _told_of(self, ask: Ask) -> bool:
+        """Tell whether anything may have come of it."""
+        child = ask.child
+        if child is None or ask.what == "wait":
+            return self.over or not self._active
+        if ask.what == "start":
+            return not (child.first and child.active)
+        if child.life == ask.life:
+            return not child.active
+        return ask.what == "stop" or child.state not in ("starting", "stopping")
+
+    def _wake(self, ask: Ask) -> None:
+        ask.woken = False
+        self._see_to(ask, ask.child)
+
+    @property
+    def _active(self) -> bool:
+        return any(child.active for child in self.members.values())
 
     def _see_to(self, ask: Ask, child: Child | None) -> None:
         if child is None or ask.what == "wait":
-            if self.over or not any(child.active for child in self.members.values()):
+            if self.over or not self._active:
                 self._answer(ask, "ok")
         elif ask.what == "start" and not child.first:
             self._answer(ask, "ok")
@@ -727,7 +775,7 @@ class Model:
             self._forget(child)
             failed = child.state == "failed" and child.error is not None
             self._answer(ask, str(child.error) if failed else "raised")
-        elif ask.what == "stop" and not child.active:
+        elif ask.what == "stop" and (not child.active or child.life > ask.life):
             self._answer(ask, "ok")
         elif ask.what == "restart" and not child.active and child.life == ask.life:
             self._answer(ask, "any" if ask.outcome else "raised")
@@ -760,7 +808,7 @@ class Model:
             self._mail = mail
 
     def _poke(self) -> None:
-        if self._waits:
+        if self._waits and (self._host == "entering" or self.over):
             self._wake_host("look")
 
     def _host_step(self) -> None:

@@ -214,7 +214,8 @@ class Family:
         if how is How.FATAL:
             self.fatal = error if self.fatal is None else self.fatal
             self.broken = True
-            child.error = error
+            assert error is not None
+            child.remember(error)
             self.herald.tell(ChildFailed, child, error, 0, None)
             child.enter(State.FAILED)
             self.stop()
@@ -261,7 +262,7 @@ class Family:
 
     def _ended_during_stop(self, child: Child, error: BaseException | None) -> None:
         if isinstance(error, Exception):
-            child.error = error
+            child.remember(error)
             if not child.late:
                 self.errors.append(error)
             self.herald.tell(ChildFailed, child, error, 0, None)
@@ -341,11 +342,12 @@ class Family:
         group = self._group
         merged = group is not None and child.order is group and not group.starting
         if self.window is not None and not merged and self.window.exceeded(now):
+            child.restarts.take_back()
             self.herald.tell(ChildFailed, child, error, 0, None)
             child.enter(State.FAILED)
             self.give_up(
                 child,
-                f"{_reason(child, child.restarts.streak)}, and all together more than "
+                f"{_reason(child, child.restarts.streak + 1)}, and all together more than "
                 f"{self.window.intensity.restarts} times in {self.window.intensity.period} s",
             )
             return

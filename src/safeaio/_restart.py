@@ -92,6 +92,11 @@ class Restarts:
         self.delay = service.backoff.delay(self.streak, chance)  # 3
         return True
 
+    def take_back(self) -> None:
+        """Do not count the last one: there was none after all."""
+        self.streak -= 1
+        self.total -= 1
+
 
 @attrs.define(eq=False)
 @final

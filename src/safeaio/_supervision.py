@@ -61,7 +61,7 @@ class Supervision:
         self._waiters: list[asyncio.Future[None]] = []
         self._listeners = 0
         self._notifier: Notifier | None = None
-        self._since = tasks.loop.time()
+        self._state, self._since = "starting", tasks.loop.time()
 
     # Its host
 
@@ -219,7 +219,6 @@ class Supervision:
 
     def _changed(self) -> None:
         family = self.family
-        self._since = family.loop.time()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -227,6 +226,7 @@ class Supervision:
         if not self._ready and not family.starting and not family.stopping:
             self._ready = True
             self._tell_readiness()
+        self._note_state()
         if family.over:
             self._tasks.running.pop(self._open, None)
             self._open.cancel()
@@ -237,6 +237,14 @@ class Supervision:
             self._cancel_body()
         elif self._awaited and not family.active and not family.starting:
             family.stop()
+
+    def _note_state(self) -> None:
+        family = self.family
+        state = "ready" if self._ready else "starting"
+        if family.stopping:
+            state = "stopped" if family.over else "stopping"
+        if state != self._state:
+            self._state, self._since = state, family.loop.time()
 
     def _tell_readiness(self) -> None:
         parent = self.parent
@@ -291,13 +299,10 @@ class Supervision:
         """Return what everything is doing right now; also when it has ended."""
         family = self.family
         members = family.members if self._members is None else self._members
-        state = "ready" if self._ready else "starting"
-        if family.stopping:
-            state = "stopped" if family.over else "stopping"
         return Snapshot(
             family.path.rpartition("/")[2],
             family.path,
-            state,
+            self._state,
             since=family.loop.time() - self._since,
             children=tuple(_snapshot_of(child) for child in members.values()),
         )

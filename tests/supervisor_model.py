@@ -115,6 +115,10 @@ class Child:
     ready_at: float = inf
     cancelled_at: float = 0.0
     streak: int = 0
+    restarts: int = 0
+    since: float = 0.0
+    due_at: float = 0.0
+    failures: list[tuple[str, float]] = attrs.field(factory=list)
     row: list[float] = attrs.field(factory=list)
     epoch: int = 0
     job: "Job | None" = None
@@ -123,8 +127,8 @@ class Child:
     def active(self) -> bool:
         return self.state not in ENDED
 
-    def enter(self, state: str) -> None:
-        self.state = state
+    def enter(self, state: str, now: float) -> None:
+        self.state, self.since = state, now
         self.epoch += 1
 
 
@@ -188,6 +192,8 @@ class Model:
     hidden: list[str] | None = None
     ended_at: float = 0.0
     cancels: int = 0
+    since: float = 0.0
+    seen: list[tuple[Any, ...]] = attrs.field(factory=list)
     _queue: deque[Callable[[], object]] = attrs.field(factory=deque)
     _timers: list[tuple[float, int, Callable[[], object]]] = attrs.field(factory=list)
     _serial: int = 0
@@ -195,7 +201,7 @@ class Model:
     _telling: bool = False
     _window: list[float] = attrs.field(factory=list)
     _leaves: list[str] = attrs.field(factory=list)
-    _culprit: Child | None = None
+    culprit: Child | None = None
     _fatal: bool = False
     _first: Job | None = None
     _group: Job | None = None
@@ -240,10 +246,30 @@ class Model:
                 return
             self._do(step)
             if step.seconds:
-                self._at(self.now + step.seconds, partial(self._drive, steps, 0))
+                self._at(self.now + step.seconds, partial(self._look, steps))
                 return
             turns = step.turns
         self._soon(self._drive, steps, turns - 1)
+
+    def _look(self, steps: Any) -> None:
+        """See what a snapshot has to show, once a step is over."""
+        self.seen.append((*self._health(), self._state(), self.now - self.since))
+        for name, child in self.members.items():
+            error = child.failures[-1][0] if child.failures else None
+            due_in = child.due_at - self.now if child.state == "backoff" else None
+            counts = child.restarts, child.streak
+            since = self.now - child.since
+            self.seen.append((name, child.state, *counts, since, due_in, error))
+        self._drive(steps, 0)
+
+    def _state(self) -> str:
+        if self.stopping:
+            return "stopped" if self.over else "stopping"
+        return "ready" if self._first is None else "starting"
+
+    def _health(self) -> tuple[bool, bool]:
+        up = all(c.state in ("ready", "finished") for c in self.members.values())
+        return not self.over and not self.broken, up and self._state() == "ready"
 
     def _do(self, step: Step) -> None:
         child = self.members.get(self.plan.who(step).name)
@@ -328,7 +354,7 @@ class Model:
         child.asked = "inline" if inline and self.eager else ""
         self._emit("starting", child, child.life)
         if child.kid.reports:
-            child.enter("starting")
+            child.enter("starting", self.now)
         if self.eager:
             self._live_on(child, child.life)
         else:
@@ -354,7 +380,7 @@ class Model:
 
     def _become_ready(self, child: Child) -> None:
         child.first = False
-        child.enter("ready")
+        child.enter("ready", self.now)
         child.ready_at = self.now
         self._emit("ready", child)
 
@@ -379,6 +405,7 @@ class Model:
         doomed, child.doomed = child.doomed, False
         if result == "interrupt":
             self._fatal = self.broken = True
+            child.failures.append(("KeyboardInterrupt", self.now))
             self._not_again(child, "KeyboardInterrupt")
             self._stop()
         elif stopped and doomed:
@@ -400,7 +427,7 @@ class Model:
             self._leaves.append(error)
         child.error = error or child.error
         if child.job is not None and child in child.job.again:
-            child.enter("waiting")
+            child.enter("waiting", self.now)
         else:
             self._settle(child, "stopped")
 
@@ -415,8 +442,10 @@ class Model:
             self._emit("finished", child)
         else:
             self._emit("gone", child, error)
+            if error is not None:
+                child.failures.append((error, self.now))
         if child.asked == "restart":
-            child.enter("waiting")
+            child.enter("waiting", self.now)
         else:
             self._settle(child, "stopped")
 
@@ -424,14 +453,16 @@ class Model:
         if self.stopping:
             if error is None:
                 self._emit("finished", child)
-                child.enter("finished")
+                child.enter("finished", self.now)
                 return
             if not child.late:
                 self._leaves.append(error)
+            child.failures.append((error, self.now))
             self._not_again(child, error)
             return
         child.error = error or f"unready {child.kid.name}"
         child.row.append(self.now)
+        child.failures.append((child.error, self.now))
         if child.first and child.kid.reports:
             self._not_again(child, child.error)
             if child.static and child.initial:
@@ -451,6 +482,7 @@ class Model:
         if child.kid.restart == "always":
             child.error = f"returned {child.kid.name}"
             child.row.append(self.now)
+            child.failures.append((child.error, self.now))
             self._restart(child, None)
             return
         self._emit("finished", child)
@@ -461,10 +493,10 @@ class Model:
 
     def _not_again(self, child: Child, error: str | None) -> None:
         self._emit("failed", child, error, 0, None)
-        child.enter("failed")
+        child.enter("failed", self.now)
 
     def _settle(self, child: Child, state: str) -> None:
-        child.enter(state)
+        child.enter(state, self.now)
         child.initial = False
         if child.kid.restart == "never":
             self._forget(child)
@@ -492,6 +524,7 @@ class Model:
             self._give_up(child, together=self.plan.intensity)
             return
         child.streak += 1
+        child.restarts += 1
         delay = min(kid.cap, kid.base * 2.0 ** (child.streak - 1))
         if kid.jitter:
             delay = self.jittered(kid.name, delay)
@@ -499,9 +532,10 @@ class Model:
         if self.plan.strategy != "one_for_one":
             self._restart_group(child, self.now + delay)
             return
-        child.enter("backoff")
+        child.enter("backoff", self.now)
         if delay:
-            self._at(self.now + delay, partial(self._due, child, child.epoch))
+            child.due_at = self.now + delay
+            self._at(child.due_at, partial(self._due, child, child.epoch))
         else:
             self._launch(child)
 
@@ -529,7 +563,7 @@ class Model:
             again += everybody[everybody.index(failed) :]
         else:
             again = everybody
-        failed.enter("waiting")
+        failed.enter("waiting", self.now)
         stops = [
             child
             for child in everybody
@@ -551,7 +585,7 @@ class Model:
             self._first_up()
 
     def _first_up(self) -> None:
-        self._first = None
+        self._first, self.since = None, self.now
         self._poke()
 
     def _give_up(
@@ -561,7 +595,7 @@ class Model:
         plain: bool = False,
         together: tuple[int, float] | None = None,
     ) -> None:
-        self._culprit = child
+        self.culprit = child
         self.broken = True
         if not plain:
             seconds = child.row[-1] - child.row[0]
@@ -606,7 +640,7 @@ class Model:
             child.doomed = False
         elif not child.result:
             self._post(child, "cancel")
-            child.enter("stopping")
+            child.enter("stopping", self.now)
             child.cancelled_at = self.now
             self._emit("stopping", child)
             self._expect_end(child, child.life)
@@ -637,7 +671,7 @@ class Model:
     def _stop(self) -> None:
         if self.stopping:
             return
-        self.stopping = True
+        self.stopping, self.since = True, self.now
         for job in (self._first, self._group):
             if job is not None:
                 job.cancel()
@@ -650,7 +684,7 @@ class Model:
                 live.append(child)
                 child.late = bool(child.result)
             elif child.active:
-                child.enter("stopped")
+                child.enter("stopped", self.now)
         self._final = Job(live, [], self._ended)
         if self.plan.total:
             self._at(self.now + self.plan.total, partial(self._hurry, self._final))
@@ -663,7 +697,7 @@ class Model:
         self._advance(self._final)
 
     def _ended(self) -> None:
-        self.over = True
+        self.over, self.since = True, self.now
         self._poke()
 
     # What is asked of it
@@ -680,7 +714,9 @@ class Model:
         elif (child is None) != (ask.what == "start"):
             self._answer(ask, "ValueError")
         elif child is None:
-            ask.child = child = self.members[kid.name] = Child(kid, static=False)
+            ask.child = child = self.members[kid.name] = Child(
+                kid, static=False, since=self.now
+            )
             if self._group is None:
                 self._launch(child, inline=True)
             else:
@@ -729,7 +765,7 @@ class Model:
         if not child.active:
             child.first, child.initial = True, False
         if not child.live:
-            child.enter("waiting")
+            child.enter("waiting", self.now)
         stops = [child] if child.live else []
         self._advance(Job(stops, [child], lambda: None))
 
@@ -837,7 +873,7 @@ class Model:
     def _conclude(self) -> None:
         self._host, self.ended_at = "done", self.now
         leaves = self._leaves
-        culprit = self._culprit
+        culprit = self.culprit
         if culprit is not None:
             rest = [leaf for leaf in self._leaves if leaf != culprit.error]
             leaves = [str(culprit.error), *rest]

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from safeaio import (
     Backoff,
-    ChildCancelled,
     ChildFailed,
     ChildStarting,
     ChildStopped,
@@ -39,6 +38,7 @@ from safeaio import (
 from safeaio.testing import VirtualClockLoop
 from tests.supervisor_model import LIFE, Ask, Kid, Model, Plan, Step
 
+HURTING = ("stop", "restart")
 EAGER = sys.version_info >= (3, 12)
 
 Told: TypeAlias = tuple[Any, ...]
@@ -154,6 +154,7 @@ class Machine:
     events: list[Told] = attrs.field(factory=list)
     errors: list[BaseException] = attrs.field(factory=list)
     asks: list[Ask] = attrs.field(factory=list)
+    seen: list[Told] = attrs.field(factory=list)
     lives: dict[str, Life] = attrs.field(factory=dict)
     serials: dict[str, int] = attrs.field(factory=dict)
     told: dict[str, bool] = attrs.field(factory=dict)
@@ -163,6 +164,7 @@ class Machine:
     why: str | None = None
     body: asyncio.Future[str] = attrs.field(init=False)
     raised: BaseException | None = None
+    touched: bool = False
     cancels: int = 0
     stop_began: int | None = None
     ended: int | None = None
@@ -188,6 +190,7 @@ class Machine:
             self.do(step, host, asks)
             if step.seconds:
                 await asyncio.sleep(step.seconds)
+                self.see()
             else:
                 for _ in range(step.turns):
                     await asyncio.sleep(0)
@@ -237,6 +240,10 @@ class Machine:
             asks.append(self.loop.create_task(self.ask(ask, kid)))
 
     async def ask(self, ask: Ask, kid: Kid) -> None:
+        first = ask.what != "wait" and kid in self.plan.kids
+        began = self.stop_began is not None
+        if self.ended is None and (ask.what == "stop" or (first and not began)):
+            self.touched = True
         try:
             if ask.what == "wait":
                 await self.sup.wait()
@@ -333,6 +340,16 @@ class Machine:
             case _:
                 self.events.append((now, kind, name))
 
+    def see(self) -> None:
+        """Write down what the snapshot shows."""
+        top, health = self.sup.snapshot(), self.sup.health()
+        self.seen.append((health.live, health.ready, top.state, top.since))
+        for child in top.children:
+            error = child.last_error and key_of_text(child.last_error)
+            counts = child.restarts, child.streak
+            times = child.since, child.next_restart_in
+            self.seen.append((child.name, child.state, *counts, *times, error))
+
     def look(self) -> None:
         """Invariant: READY is only seen between started() and the exit."""
         for child in self.sup.snapshot().children:
@@ -350,20 +367,21 @@ class Machine:
 
 
 def key_of(error: BaseException) -> str:
-    text = str(error)
-    name = "".join(text.split("'")[1:2])
-    match error:
-        case Boom():
-            return f"boom {error}"
-        case ChildCancelled():
-            return f"stray {name}"
-        case TimeoutError():
-            return f"late {name}"
-        case RuntimeError() if "returned before" in text:
-            return f"unready {name}"
-        case RuntimeError() if "is to stay up" in text:
-            return f"returned {name}"
-    return type(error).__name__
+    return key_of_text(repr(error))
+
+
+def key_of_text(text: str) -> str:
+    """Return how the model calls an error."""
+    kind, name = text.partition("(")[0], "".join(text.split("'")[1:2])
+    if kind == "Boom":
+        return f"boom {text[6:-2]}"
+    if kind == "ChildCancelled":
+        return f"stray {name}"
+    if kind == "TimeoutError":
+        return f"late {name}"
+    if "returned before" in text:
+        return f"unready {name}"
+    return f"returned {name}" if "is to stay up" in text else kind
 
 
 # What holds for every plan
@@ -388,7 +406,9 @@ def check_events(machine: Machine) -> None:
             if last.get(rest[0]) == "starting" and kind == "finished":
                 # It returned before it was ready, while all were being stopped.
                 essential = any(kid.essential for kid in machine.plan.kids)
+                # Or in the moment in which somebody stopped it.
                 began = machine.stop_began is not None or machine.cancels > 0
+                began = began or any(ask.what in HURTING for ask in machine.asks)
                 assert began or machine.interrupts or essential
             else:
                 assert kind in follows[last.get(rest[0], "")]
@@ -399,11 +419,11 @@ def check_events(machine: Machine) -> None:
 
 def check_order(machine: Machine) -> None:
     """The first start is in order, the last stop in reverse, unless a timeout fired."""
-    if any(ask.what != "wait" for ask in machine.asks):
+    if machine.touched:
         return  # it is what was asked for
     names = [kid.name for kid in machine.plan.kids]
     starts = [event[2] for event in machine.events if event[1] == "starting"]
-    first = list(dict.fromkeys(starts))
+    first = [name for name in dict.fromkeys(starts) if name in names]
     assert first == names[: len(first)]
     if machine.stop_began is None:
         return
@@ -503,6 +523,8 @@ def check_same(machine: Machine, model: Model) -> None:
             assert ask.outcome != "ok"
         elif right.outcome != "any":
             assert (ask.what, ask.outcome) == (right.what, right.outcome)
+    for seen, shown in zip(machine.seen, model.seen, strict=True):
+        assert rounded(seen) == rounded(shown)
     check_stuck(machine, model)
     check_end(machine, model)
 
@@ -557,6 +579,9 @@ def check_end(machine: Machine, model: Model) -> None:
         assert [sorted(map(key_of, r["exception"].exceptions)) for r in hidden] == [
             model.hidden
         ]
+    for each in (raised, *(r["exception"] for r in hidden)):
+        if isinstance(each, SupervisionError):
+            check_blame(each, model)
     if model.gave_up is not None:
         name, count, seconds, together = model.gave_up
         why = f"service {name!r} failed"
@@ -565,6 +590,14 @@ def check_end(machine: Machine, model: Model) -> None:
         if together is not None:
             why += ", and all together more than {} times in {} s".format(*together)
         assert machine.why == why
+
+
+def check_blame(error: SupervisionError, model: Model) -> None:
+    """Who it was, and its last failures."""
+    culprit = model.culprit
+    history = [(key_of_text(each.error), each.at) for each in error.history]
+    assert error.service == (culprit and culprit.kid.name)
+    assert history == (culprit.failures[-8:] if culprit else [])
 
 
 async def run(plan: Plan) -> Machine:
@@ -639,6 +672,28 @@ FOUND: dict[str, Plan] = {
             Step("raise", seconds=4.0),
             Step("raise", seconds=4.0),
         ),
+    ),
+    "a healthy life counts also if it finished": Plan(
+        (Kid("a", max_restarts=1), Kid("b")),
+        steps=(
+            Step("raise", seconds=30.0),
+            Step("return", seconds=4.0),
+            Step("restart", seconds=4.0),
+            Step("raise", seconds=4.0),
+        ),
+    ),
+    "what one raised while all were stopped is its last error": Plan(
+        (Kid("a"), Kid("b")),
+        steps=(Step("raise", 1, turns=1), Step("leave"), Step("raise", seconds=1.0)),
+    ),
+    "a KeyboardInterrupt is the last error": Plan(
+        (Kid("a"),), steps=(Step("interrupt", seconds=1.0),)
+    ),
+    "the restart that was one too many for all is not counted": Plan(
+        (Kid("a"),), intensity=(0, 50.0), steps=(Step("raise", seconds=1.0),)
+    ),
+    "a supervisor stays ready while all in it restart": Plan(
+        (Kid("a"),), strategy="one_for_all", steps=(Step("raise", seconds=9.0),)
     ),
 }
 

@@ -127,6 +127,11 @@ class Child:
     def active(self) -> bool:
         return self.state not in ENDED
 
+    @property
+    def ended_itself(self) -> bool:
+        """Whether it has, and nobody has been told."""
+        return self.live and self.result is not None and self.state != "stopping"
+
     def enter(self, state: str, now: float) -> None:
         self.state, self.since = state, now
         self.epoch += 1
@@ -750,7 +755,7 @@ class Model:
             return
         child.wanted = False
         self._drop(child)
-        if child.result and child.live:
+        if child.ended_itself:
             child.asked = "stop"
         elif child.live:
             self._advance(Job([child], [], lambda: None))
@@ -760,7 +765,7 @@ class Model:
     def _restart_one(self, child: Child) -> None:
         child.wanted = True
         self._drop(child)
-        if child.result and child.live:
+        if child.ended_itself:
             child.asked = "restart"
         if not child.active:
             child.first, child.initial = True, False

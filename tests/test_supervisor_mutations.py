@@ -250,7 +250,7 @@ def a_restarted_one_has_been_up_before(patch: Patch) -> None:
     patch.setattr(Family, "restart_one", restart_one)
 
 
-def lying(patch: Patch, **lies: object) -> None:
+def lying(patch: Patch, **lies: Any) -> None:
     """Have the snapshot of every child say something else."""
     method = _supervision._snapshot_of
 
@@ -260,14 +260,15 @@ def lying(patch: Patch, **lies: object) -> None:
     patch.setattr(_supervision, "_snapshot_of", snapshot_of)
 
 
-for field, lie in {
+LIES: dict[str, Any] = {
     "state": "ready",
     "restarts": 1,
     "streak": 0,
     "since": 0.0,
     "next_restart_in": 1.0,
     "last_error": None,
-}.items():
+}
+for field, lie in LIES.items():
     MUTATIONS[f"the_snapshot_lies_about_{field}"] = partial(lying, **{field: lie})
 
 

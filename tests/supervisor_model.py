@@ -158,6 +158,7 @@ class Job:
         for child in left:
             child.job = None
         self.stops, self.starts, self.again = [], [], []
+        self.done = lambda: None
         return left
 
 
@@ -466,13 +467,14 @@ class Model:
             self._not_again(child, error)
             return
         child.error = error or f"unready {child.kid.name}"
-        child.row.append(self.now)
         child.failures.append((child.error, self.now))
         if child.first and child.kid.reports:
             self._not_again(child, child.error)
             if child.static and child.initial:
                 self._give_up(child, plain=True)
-        elif child.kid.restart != "never":
+            return
+        child.row.append(self.now)
+        if child.kid.restart != "never":
             self._restart(child, child.error)
         elif child.kid.essential:
             self._not_again(child, child.error)
@@ -507,7 +509,8 @@ class Model:
             self._forget(child)
 
     def _forget(self, child: Child) -> None:
-        if self.members.get(child.kid.name) is child:
+        ended = self._host == "done"  # and its last snapshot stays
+        if self.members.get(child.kid.name) is child and not ended:
             del self.members[child.kid.name]
 
     # What follows

@@ -259,13 +259,15 @@ class Model:
 
     def _look(self, steps: Any) -> None:
         """See what a snapshot has to show, once a step is over."""
-        self.seen.append((*self._health(), self._state(), self.now - self.since))
+        top = *self._health(), self._state(), self.now - self.since
+        children: dict[str, tuple[Any, ...]] = {}
         for name, child in self.members.items():
             error = child.failures[-1][0] if child.failures else None
             due_in = child.due_at - self.now if child.state == "backoff" else None
             counts = child.restarts, child.streak
             since = self.now - child.since
-            self.seen.append((name, child.state, *counts, since, due_in, error))
+            children[name] = child.state, *counts, since, due_in, error
+        self.seen.append((top, children))
         self._drive(steps, 0)
 
     def _state(self) -> str:
@@ -418,7 +420,7 @@ class Model:
             self._failed(child, f"late {name}")
         elif stopped:
             self._stopped(child, error)
-        elif child.asked and not self.stopping:
+        elif child.asked and not self.stopping and child.job is not self._group:
             self._ended_first(child, error)
         elif self.stopping or error is not None or child.kid.reports > child.announced:
             self._failed(child, error)
@@ -509,8 +511,7 @@ class Model:
             self._forget(child)
 
     def _forget(self, child: Child) -> None:
-        ended = self._host == "done"  # and its last snapshot stays
-        if self.members.get(child.kid.name) is child and not ended:
+        if self.members.get(child.kid.name) is child:
             del self.members[child.kid.name]
 
     # What follows

@@ -401,6 +401,7 @@ class Model:
         if child.announced and child.state == "starting":
             self._become_ready(child)
         stopped, result = child.state == "stopping", child.result
+        merged = child.job is not None and child.job is self._group
         until = child.cancelled_at if stopped else self.now
         if until - child.ready_at >= child.kid.healthy_after:
             child.streak, child.row = 0, []  # only time spent ready does that
@@ -420,7 +421,7 @@ class Model:
             self._failed(child, f"late {name}")
         elif stopped:
             self._stopped(child, error)
-        elif child.asked and not self.stopping and child.job is not self._group:
+        elif child.asked and not (self.stopping or merged):
             self._ended_first(child, error)
         elif self.stopping or error is not None or child.kid.reports > child.announced:
             self._failed(child, error)

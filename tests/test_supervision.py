@@ -182,6 +182,12 @@ async def test_arguments_that_the_function_does_not_take() -> None:
         await sup.start(needs, 3)
 
 
+def test_function_without_a_signature() -> None:
+    """Of a builtin nobody knows what it takes."""
+    builtin: Any = min
+    supervise(builtin)
+
+
 def test_intensity_for_those_that_are_started_later() -> None:
     """Services that are never restarted say nothing about it."""
     supervise(Service(waiting, restart="never"), intensity=Intensity(3, 60))

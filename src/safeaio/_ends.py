@@ -13,7 +13,7 @@ from ._wait import Children
 class Ends:
     """Waits until lives that are in their last step have ended, and tells of each.
 
-    A done callback for each would be a tenth of all that a short life costs.
+    A done callback of each task would be a callback of the loop for each.
 
     Args:
         tasks: The tasks of all lives; each is taken out when it has ended.
@@ -37,11 +37,10 @@ class Ends:
         task.add_done_callback(self._ended, context=self._context)
 
     def _call_soon(self) -> None:
-        if (
-            not self._loop.is_closed()
-        ):  # else it is the garbage collector that ends them
-            self._due = True
-            self._loop.call_soon(self._tell_all, context=self._context)
+        if self._loop.is_closed():  # it is the garbage collector that ends them
+            return
+        self._due = True
+        self._loop.call_soon(self._tell_all, context=self._context)
 
     def _tell_all(self) -> None:
         try:
@@ -55,9 +54,7 @@ class Ends:
     def _look_at(self, child: Child) -> None:
         task = child.task
         assert task is not None
-        if (
-            not task.done()
-        ):  # somebody closed its coroutine; it has yet to find that out
+        if not task.done():  # somebody closed its coroutine, which it has yet to notice
             self.wait_for(task)
             return
         del self._tasks.running[task], task  # it holds an error; see `Family`

@@ -208,8 +208,9 @@ async def memory_of(
 
 @pytest.mark.virtual_time
 @strategies
+@pytest.mark.parametrize("last", [False, True])
 async def test_memory_is_flat_over_many_lives(
-    strategy: Any, caplog: pytest.LogCaptureFixture
+    *, last: bool, strategy: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A crashing child leaves nothing of its lives but the last few texts."""
     caplog.set_level(logging.CRITICAL, "safeaio.supervise")
@@ -228,7 +229,8 @@ async def test_memory_is_flat_over_many_lives(
     service = Service(crash, max_restarts=10**9, backoff=AT_ONCE, essential=True)
     tracemalloc.start()
     try:
-        await supervise(service, waiting, strategy=strategy)
+        services = (waiting, service) if last else (service, waiting)
+        await supervise(*services, strategy=strategy)
     finally:
         tracemalloc.stop()
     assert seen[1] - seen[0] < 10_000

@@ -387,7 +387,6 @@ class Family:
         self.herald.tell(
             GroupRestart, self, names, max(not_before - self.loop.time(), 0.0)
         )
-        self._group.advance()
 
     def _restarted(self, group: Turnover) -> None:
         self._group = None

@@ -144,22 +144,22 @@ class Child:
         service: Service,
         args: tuple[Any, ...],
     ) -> None:
-        self.overseer = overseer
-        self.name = name
-        self.service = service
-        self.args = args
-        self.static = False
-        self.reports = False
-        self.brief = service.restart == "never"
-        self.state = State.WAITING
-        self.since = 0.0
-        self.first = True
-        self.life = 0
-        self.announced = False
-        self.wanted = True
-        self.revived = False
-        self.late = False
-        self.ready_at = inf
+        self.overseer: Overseer[Child] = overseer
+        self.name: str = name
+        self.service: Service = service
+        self.args: tuple[Any, ...] = args
+        self.static: bool = False
+        self.reports: bool = False
+        self.brief: bool = service.restart == "never"
+        self.state: State = State.WAITING
+        self.since: float = 0.0
+        self.first: bool = True
+        self.life: int = 0
+        self.announced: bool = False
+        self.wanted: bool = True
+        self.revived: bool = False
+        self.late: bool = False
+        self.ready_at: float = inf
         self.value: Any = None
         self.error: BaseException | None = None
         self.result: Any = None
@@ -167,16 +167,16 @@ class Child:
         self.order: Order[Child] | None = None
         self.nested: Nested | None = None
         self.history: deque[Failure] | None = None
-        self.failing_since = 0.0
+        self.failing_since: float = 0.0
         self.due_at: float | None = None
         self._restarts: Restarts | None = None
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reminder: asyncio.TimerHandle | None = None
-        self._early = False
+        self._early: bool = False
         self._doom: Exception | None = None
-        self._cancelled_at = 0.0
-        self._beaten_at = 0.0
+        self._cancelled_at: float = 0.0
+        self._beaten_at: float = 0.0
         self._trace: Trace = ()
         self._traceback: TracebackType | None = None
         self._waiters: list[asyncio.Future[None]] | None = None

@@ -11,7 +11,6 @@
 
 import asyncio
 import inspect
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from contextvars import Context, ContextVar, copy_context
@@ -26,9 +25,10 @@ from ._guard import SLIGHT
 from ._overseer import Nested, Order, Overseer
 from ._restart import Restarts
 from ._service import Service
-from ._stack import Trace, suspended_at, trace_of
+from ._stack import trace_of
 from ._state import ENDED, State
-from ._swallowed import has_swallowed, warn_of
+from ._stop import Stop
+from ._warn import warn
 from .exceptions import Failure, TaskStuckWarning
 
 OWNER = "supervise()"
@@ -100,14 +100,10 @@ class Child:
 
     __slots__ = (
         "_beaten_at",
-        "_cancelled_at",
         "_context",
-        "_doom",
-        "_early",
-        "_reminder",
         "_restarts",
+        "_stop",
         "_timer",
-        "_trace",
         "_traceback",
         "_waiters",
         "announced",
@@ -172,12 +168,8 @@ class Child:
         self._restarts: Restarts | None = None
         self._context: Context | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._reminder: asyncio.TimerHandle | None = None
-        self._early: bool = False
-        self._doom: Exception | None = None
-        self._cancelled_at: float = 0.0
+        self._stop: Stop | None = None
         self._beaten_at: float = 0.0
-        self._trace: Trace = ()
         self._traceback: TracebackType | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         overseer.active += 1
@@ -185,8 +177,7 @@ class Child:
     @property
     def uptime(self) -> float:
         """For how many seconds the life that has just ended was ready."""
-        stopped = self.state is State.STOPPING
-        until = self._cancelled_at if stopped else self.overseer.loop.time()
+        until = self.overseer.loop.time() if self._stop is None else self._stop.since
         return until - self.ready_at
 
     def lived(self) -> None:
@@ -239,6 +230,7 @@ class Child:
             overseer.active += -1 if ended else 1
         self.state = state
         self.since = overseer.loop.time()
+        self._stop = None
         if self._timer is not None:
             self._timer.cancel()  # 3
             self._timer = self.due_at = None
@@ -360,24 +352,13 @@ class Child:
         if self.announced and self.state is State.STARTING:  # in its last step
             self.become_ready()
         self.task = self.nested = None
-        stopped = self.state is State.STOPPING
+        stop = self._stop
         error = error_of(task)
-        if error is None and not stopped:  # so end most
+        if error is None and stop is None:  # so end most
             self.result = task.result()
             return How.RETURNED, None
-        how, error = ending(self.name, error, stopped=stopped)
-        if stopped and has_swallowed(task):
-            self._warn(lambda: warn_of(OWNER, task, self._trace))
-        if self._doom is not None and how is How.STOPPED:
-            self._doom.__context__ = error
-            how, error, self._doom = How.FAILED, self._doom, None
-        if stopped:
-            self._trace = ()
-            self.overseer.guard.forget(self)
-        if self._reminder is not None:
-            self._reminder.cancel()
-            self._reminder = None
-        return how, error
+        how, error = ending(self.name, error, stopped=stop is not None)
+        return (how, error) if stop is None else stop.end(OWNER, how, error)
 
     def remember(self, error: BaseException) -> None:
         """Keep an error, and of those before it the text."""
@@ -400,55 +381,35 @@ class Child:
             after: Seconds until it is reported as stuck, if not its `stop_timeout`.
             doom: What it failed with, if that is why.
         """
-        if self.state is State.STOPPING:
-            self._doom = None
+        if self._stop is not None:
+            self._stop.doom = None
             return
         task = self.task
         assert task is not None
-        self._trace = trace_of(task)
+        trace = trace_of(task)
         if not self.overseer.abandoned and not task.cancel():  # 2
             if doom is None:
                 self.late = self.late or not self.overseer.stopping
             return
-        self._doom = doom
         self.enter(State.STOPPING)
-        self._cancelled_at = self.since
-        seconds = self.service.stop_timeout
-        self._early = after is not None and seconds is not None and after < seconds
-        self.overseer.guard.watch(self, after if self._early else seconds)
+        self._stop = Stop(
+            self.overseer.guard,
+            task,
+            trace,
+            self._stuck,
+            self.service.stop_timeout,
+            after,
+            doom,
+        )
         self.overseer.herald.tell(ChildStopping, self)
 
-    def is_stuck(self) -> None:
-        """Cancel it again, unless it has been called stuck early; name it."""
-        task, loop = self.task, self.overseer.loop
+    def _stuck(self, age: float, stack: str) -> None:
+        overseer, task = self.overseer, self.task
         assert task is not None
-        if task.done():  # in this very turn
-            return
-        if not self._early:
-            task.cancel()  # 2
-        self._early = False
-        age = loop.time() - self._cancelled_at
-        interval = self.service.stop_timeout
-        if interval is not None:
-            rest = interval if age > interval - SLIGHT else interval - age
-            self._reminder = loop.call_later(rest, self.is_stuck, context=Context())
-        stack = suspended_at(task)
-        self.overseer.herald.tell(ChildStuck, self, age, stack)
-        text = str(ChildStuck(self.path, age, stack))
-        self._warn(lambda: warnings.warn(TaskStuckWarning(text), stacklevel=2))
-        self.overseer.stuck(self)
-
-    def _warn(self, warn: Callable[[], None]) -> None:
-        try:
-            warn()
-        except Warning as exc:  # by a filter
-            self.overseer.loop.call_exception_handler(
-                {
-                    "message": f"{OWNER}: a warning was turned into an error",
-                    "exception": exc,
-                    "task": self.task,
-                }
-            )
+        overseer.herald.tell(ChildStuck, self, age, stack)
+        report = TaskStuckWarning(str(ChildStuck(self.path, age, stack)))
+        warn(overseer.loop, OWNER, task, report)
+        overseer.stuck(self)
 
     def _start_late(self) -> None:
         if self.announced:  # in this very turn

@@ -25,10 +25,13 @@ class Guard:
 
     A timer for each would cost more than a child's whole end. This one is set for the
     first of them, and only looked at again when it is due.
+
+    Attributes:
+        loop: Whose clock it goes by.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self._due: dict[Stopping, tuple[float, float]] = {}
         self._at = inf
         self._limit: Limit | asyncio.TimerHandle | None = None
@@ -41,7 +44,7 @@ class Guard:
             seconds: Its time, of which a shutdown may leave less; None for as much as
                 that leaves.
         """
-        now = self._loop.time()
+        now = self.loop.time()
         at = inf if seconds is None else now + seconds
         self._due[child] = now, at
         if self._limit is None or at < self._at:
@@ -60,11 +63,11 @@ class Guard:
     def _set(self, at: float) -> None:
         self.close()
         self._at = at
-        seconds = None if at == inf else max(at - self._loop.time(), 0.0)
-        self._limit = Limit(self._loop, seconds, self._look)
+        seconds = None if at == inf else max(at - self.loop.time(), 0.0)
+        self._limit = Limit(self.loop, seconds, self._look)
 
     def _look(self) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         cut_short = now < self._at - SLIGHT  # by a shutdown, for all of them
         self._limit = None
         for child, (since, at) in tuple(self._due.items()):
@@ -75,6 +78,6 @@ class Guard:
             return
         if cut_short:
             self.close()
-            self._limit = self._loop.call_later(_LEAST, self._look, context=Context())
+            self._limit = self.loop.call_later(_LEAST, self._look, context=Context())
         else:
             self._set(min(at for _, at in self._due.values()))

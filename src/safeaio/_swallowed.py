@@ -1,11 +1,11 @@
 """Who was cancelled, and returned a result all the same."""
 
 import asyncio
-import warnings
 from os.path import dirname
 from typing import Any
 
 from ._stack import Trace, codes_of, shown
+from ._warn import warn
 from .exceptions import CancellationSwallowedWarning
 
 _OURS = dirname(__file__)  # pathlib takes a tenth of what our import may cost
@@ -22,7 +22,9 @@ def has_swallowed(child: asyncio.Task[Any]) -> bool:
     )
 
 
-def warn_of(owner: str, child: asyncio.Task[Any], trace: Trace) -> None:
+def warn_of(
+    loop: asyncio.AbstractEventLoop, owner: str, child: asyncio.Task[Any], trace: Trace
+) -> None:
     """Name a task that has swallowed its cancel, and where it stood then."""
     # The coroutine of the task itself may be one of ours, around many calls.
     names = (
@@ -32,11 +34,13 @@ def warn_of(owner: str, child: asyncio.Task[Any], trace: Trace) -> None:
     )
     coro = child.get_coro()
     name = next(names, getattr(coro, "__qualname__", repr(coro)))
-    warnings.warn(
+    warn(
+        loop,
+        owner,
+        child,
         CancellationSwallowedWarning(
             f"{owner} cancelled task {child.get_name()!r}, but it returned a result: let "
             "CancelledError through, or take it back with "
             f"asyncio.current_task().uncancel(). It stood in {name}() at:\n{shown(trace)}"
         ),
-        stacklevel=2,
     )

@@ -171,19 +171,7 @@ class Children(Generic[K]):
         cancelled_at, self._cancelled_at = self._cancelled_at, []
         for child, trace in cancelled_at:
             if has_swallowed(child):
-                self._warn_of(child, trace)
-
-    def _warn_of(self, child: asyncio.Task[Any], trace: Trace) -> None:
-        try:
-            warn_of(self.owner, child, trace)
-        except Warning as exc:  # by a filter; more children may have to be named
-            self.loop.call_exception_handler(
-                {
-                    "message": f"{self.owner}: a warning was turned into an error",
-                    "exception": exc,
-                    "future": child,
-                }
-            )
+                warn_of(self.loop, self.owner, child, trace)
 
     async def wait(
         self, cancel: asyncio.CancelledError | None = None, *, shielded: bool = False

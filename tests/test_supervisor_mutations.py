@@ -4,6 +4,7 @@ One small function is replaced, and the very test that compares `supervise` with
 has to fail. What chance finds too seldom is written down in supervisor_plans.py.
 """
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import Phase
 
 from safeaio import Backoff, Health, Snapshot, SupervisionError, _supervision
+from safeaio._blame import Blame
 from safeaio._child import Child
-from safeaio._ending import How
+from safeaio._ending import How, ending
 from safeaio._events import ChildFinished
 from safeaio._family import Family
 from safeaio._restart import Restarts, Window
@@ -92,14 +94,11 @@ def jitter_is_cut_off_by_the_cap(patch: Patch) -> None:
 
 @mutation
 def a_stray_cancel_is_taken_for_a_stop(patch: Patch) -> None:
-    method = Child.take_ending
+    def ending_of(child: str, error: BaseException | None, *, stopped: bool) -> Any:
+        stopped = stopped or isinstance(error, asyncio.CancelledError)
+        return ending(child, error, stopped=stopped)
 
-    def take_ending(self: Child) -> Any:
-        if self.task is not None and self.task.cancelled():
-            self.state = State.STOPPING
-        return method(self)
-
-    patch.setattr(Child, "take_ending", take_ending)
+    patch.setattr("safeaio._child.ending", ending_of)
 
 
 @mutation
@@ -184,7 +183,7 @@ def the_next_starts_before_the_last_is_ready(patch: Patch) -> None:
 
 @mutation
 def errors_while_stopping_are_lost(patch: Patch) -> None:
-    after(patch, Family, "_stopped", lambda family: family.errors.clear())
+    after(patch, Family, "_stopped", lambda family: family.blame.errors.clear())
 
 
 @mutation
@@ -284,15 +283,15 @@ def it_is_always_healthy(patch: Patch) -> None:
 
 @mutation
 def the_error_names_nobody(patch: Patch) -> None:
-    method = Family.error
+    method = Blame.error
 
-    def error(self: Family) -> SupervisionError | None:
+    def error(self: Blame) -> SupervisionError | None:
         result = method(self)
         if result is not None:
             result.service = None
         return result
 
-    patch.setattr(Family, "error", error)
+    patch.setattr(Blame, "error", error)
 
 
 @mutation

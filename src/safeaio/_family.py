@@ -21,6 +21,7 @@ from typing import Any, final
 
 import attrs
 
+from ._blame import Blame, reason_of
 from ._child import Child
 from ._ending import How
 from ._ends import Ends
@@ -33,13 +34,13 @@ from ._events import (
 )
 from ._guard import Guard
 from ._herald import Herald
+from ._names import Names
 from ._restart import Then, Window, affected, what_follows
 from ._service import Service, Strategy
 from ._state import State
 from ._turn import Turn, eager_start, turn_of
 from ._turnover import Turnover
 from ._wait import Children
-from .exceptions import SupervisionError
 
 
 @attrs.define(eq=False, repr=False)
@@ -60,8 +61,9 @@ class Family:
         active: How many live, or will.
         stopping: Whether the end has begun.
         over: Whether all have ended.
-        reserved: Names that services yet to come have asked for.
+        names: What they are called.
         broken: Whether the end began by itself: the body has to end, too.
+        blame: What is to be raised in the end.
     """
 
     path: str
@@ -80,11 +82,8 @@ class Family:
     turn: Turn = attrs.field(init=False)
     guard: Guard = attrs.field(init=False)
     broken: bool = attrs.field(default=False, init=False)
-    culprit: Child | None = attrs.field(default=None, init=False)
-    why: str = attrs.field(default="", init=False)
-    reserved: frozenset[str] = attrs.field(default=frozenset(), init=False)
-    fatal: BaseException | None = attrs.field(default=None, init=False)
-    errors: list[Exception] = attrs.field(factory=lambda: [], init=False)
+    blame: Blame = attrs.field(factory=Blame, init=False)
+    names: Names = attrs.field(factory=Names, init=False)
     _initial: Turnover | None = attrs.field(default=None, init=False)
     _group: Turnover | None = attrs.field(default=None, init=False)
     _final: Turnover | None = attrs.field(default=None, init=False)
@@ -92,7 +91,6 @@ class Family:
     _create: Callable[..., asyncio.Task[Any]] = attrs.field(init=False)
     _hurried: bool = attrs.field(default=False, init=False)
     _relaunched: Child | None = attrs.field(default=None, init=False)
-    _serials: dict[str, int] = attrs.field(factory=lambda: {}, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.loop = self.tasks.loop
@@ -107,26 +105,11 @@ class Family:
         self, service: Service, args: tuple[Any, ...], *, static: bool, reports: bool
     ) -> Child:
         """Take a child in; it is started by whoever calls this."""
-        name = self._free_name(service)
+        name = self.names.name(service, self.members, self.path)
         child = Child(self, name, service, args)
         child.static, child.reports = static, reports
         self.members[name] = child
         return child
-
-    def _free_name(self, service: Service) -> str:
-        members = self.members
-        if service.name is not None:
-            if service.name in members:
-                raise ValueError(
-                    f"supervisor {self.path!r} has a service {service.name!r}; give each "
-                    "a name of its own"
-                )
-            return service.name
-        base = name = service.default_name
-        while name in members or name in self.reserved:
-            serial = self._serials[base] = self._serials.get(base, 1) + 1
-            name = f"{base}-{serial}"
-        return name
 
     def start_all(self) -> None:
         """Start what is there, in order."""
@@ -212,7 +195,8 @@ class Family:
         how, error = child.take_ending()
         child.lived()  # however it ended
         if how is How.FATAL:
-            self.fatal = error if self.fatal is None else self.fatal
+            if self.blame.fatal is None:
+                self.blame.fatal = error
             self.broken = True
             assert error is not None
             child.remember(error)
@@ -234,7 +218,7 @@ class Family:
         if isinstance(error, Exception):
             child.error = error
             if self.stopping:
-                self.errors.append(error)
+                self.blame.errors.append(error)
         if child.order is not None and child.order.starts_again(child):
             child.enter(State.WAITING)
         else:
@@ -264,7 +248,7 @@ class Family:
         if isinstance(error, Exception):
             child.remember(error)
             if not child.late:
-                self.errors.append(error)
+                self.blame.errors.append(error)
             self.herald.tell(ChildFailed, child, error, 0, None)
             child.enter(State.FAILED)
         else:
@@ -298,7 +282,7 @@ class Family:
                 self.give_up(child)
             else:
                 if child.static and isinstance(error, Exception):
-                    self.errors.append(error)
+                    self.blame.errors.append(error)
                 self._settle(child, State.FAILED)
 
     def _again(self, child: Child) -> bool:
@@ -347,7 +331,7 @@ class Family:
             child.enter(State.FAILED)
             self.give_up(
                 child,
-                f"{_reason(child, child.restarts.streak + 1)}, and all together more than "
+                f"{reason_of(child, child.restarts.streak + 1)}, and all together more than "
                 f"{self.window.intensity.restarts} times in {self.window.intensity.period} s",
             )
             return
@@ -398,10 +382,10 @@ class Family:
 
     def give_up(self, culprit: Child, why: str | None = None) -> None:
         """Stop everything, since a child cannot be kept up."""
-        self.culprit = culprit
-        self.why = why or _reason(culprit, culprit.restarts.streak + 1)
+        why = why or reason_of(culprit, culprit.restarts.streak + 1)
+        self.blame.lay_on(culprit, why)
         self.broken = True
-        self.herald.tell(SupervisorGaveUp, self, self.why)
+        self.herald.tell(SupervisorGaveUp, self, why)
         self.stop()
 
     def stop(self) -> None:
@@ -481,31 +465,9 @@ class Family:
         self._final = None
         return members
 
-    def error(self) -> SupervisionError | None:
-        """Make what is to be raised in the end, if anything."""
-        culprit = self.culprit
-        errors = self.errors
-        if culprit is not None and isinstance(culprit.error, Exception):
-            errors = [culprit.error, *(e for e in errors if e is not culprit.error)]
-        if not errors:
-            return None
-        error = SupervisionError(self.why or "services failed", errors)
-        if culprit is not None:
-            error.service = culprit.name
-            error.history = tuple(culprit.history or ())
-        return error
-
 
 def _returned(child: Child) -> RuntimeError:
     return RuntimeError(f"service {child.name!r} returned, and is to stay up")
-
-
-def _reason(culprit: Child, failures: int) -> str:
-    text = f"service {culprit.name!r} failed"
-    if failures < 2:
-        return text
-    seconds = culprit.overseer.loop.time() - culprit.failing_since
-    return f"{text} {failures} times in {seconds:.1f} s"
 
 
 def _nothing(*_: object) -> None:

@@ -127,7 +127,7 @@ class Supervision:
         elif self.parent is None and services:
             self._notifier = notifier(family.loop)
         named = (service.name for service, _ in services)
-        family.reserved = frozenset(name for name in named if name is not None)
+        family.names.reserved = frozenset(name for name in named if name is not None)
         for service, reports in services:
             family.add(service, service.args, static=True, reports=reports)
         family.start_all()
@@ -190,11 +190,11 @@ class Supervision:
         *,
         gave_up: bool = False,
     ) -> None:
-        family = self.family
-        fatal, family.fatal = family.fatal, None
+        blame = self.family.blame
+        fatal = blame.take_fatal()
         if gave_up and isinstance(leaving, Exception):
-            family.errors.append(leaving)
-        error = family.error()
+            blame.errors.append(leaving)
+        error = blame.error()
         try:
             if fatal is None and not isinstance(
                 leaving, Exception | asyncio.CancelledError

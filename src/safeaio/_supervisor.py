@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from types import TracebackType
@@ -12,16 +11,14 @@ from ._child import OWNER, Child, ancestors
 from ._events import Event
 from ._family import Family
 from ._handle import Handle, Options, Reporting, Reporting1, Reporting2, Reporting3
-from ._restart import Window, can_exceed
-from ._seconds import check_seconds
+from ._options import check_options, check_services, window_of
+from ._restart import Window
 from ._service import (
     Intensity,
     Service,
     Strategy,
     check_arguments,
     check_function,
-    check_name,
-    check_type,
     innermost,
 )
 from ._snapshot import Health, Snapshot
@@ -36,7 +33,6 @@ C = TypeVar("C")
 Ts = TypeVarTuple("Ts")
 
 _ON_ITS_WAY = (State.STARTING, State.STOPPING)
-_STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
 
 
 @final
@@ -420,56 +416,16 @@ def supervise(
         stops in order whatever is being awaited, the second one gives up the order.
     """
     try:
-        made, window = _checked_options(
-            services, strategy, intensity, total_stop_timeout, on_event, name
-        )
+        check_options(strategy, intensity, total_stop_timeout, on_event, name)
+        made = tuple(_as_service(service) for service in services)
+        check_services(made)
+        window = window_of(intensity, made)
     except (TypeError, ValueError):
         for func in services:
             if inspect.iscoroutine(func):
                 func.close()
         raise
     return Supervisor(made, strategy, window, total_stop_timeout, on_event, name)
-
-
-def _checked_options(
-    services: tuple[object, ...],
-    strategy: Strategy,
-    intensity: Intensity | None,
-    total_stop_timeout: float,
-    on_event: object,
-    name: str | None,
-) -> tuple[tuple[Service, ...], Window | None]:
-    if strategy not in _STRATEGIES:
-        raise ValueError(
-            f'strategy must be "one_for_one", "one_for_all" or "rest_for_one", got {strategy!r}'
-        )
-    check_seconds("total_stop_timeout", total_stop_timeout, optional=False)
-    if intensity is not None:
-        check_type("intensity", intensity, Intensity)
-    check_name(name)
-    if on_event is not None and (
-        not callable(on_event) or inspect.iscoroutinefunction(on_event)
-    ):
-        raise TypeError(
-            f"on_event must be a function, which is called and not awaited, got {on_event!r}"
-        )
-    made = tuple(_as_service(service) for service in services)
-    names = Counter(service.name for service in made if service.name is not None)
-    for known, count in names.items():
-        if count > 1:
-            raise ValueError(
-                f"{OWNER}: two services are called {known!r}; give each a name of its own"
-            )
-    alike = {(id(service.func), len(service.args)): service for service in made}
-    for service in alike.values():  # a signature takes longer than a start
-        check_arguments(OWNER, service, service.args)
-    window = None if intensity is None else Window(intensity)
-    if intensity is not None and not can_exceed(intensity, made):
-        raise ValueError(
-            f"{OWNER}: {intensity} can never be exceeded, since each restart waits for "
-            "its backoff; allow fewer restarts, or count them over a longer period"
-        )
-    return made, window
 
 
 def beat() -> None:
@@ -485,6 +441,14 @@ def beat() -> None:
         child.beat()
 
 
+def _not_started(family: Family, child: Child) -> Exception:
+    if isinstance(child.error, Exception) and child.state is not State.STOPPED:
+        return child.error
+    if family.stopping:
+        return SupervisorClosed(family.path)
+    return RuntimeError(f"service {child.name!r} was stopped while it started")
+
+
 def _as_service(func: object) -> Service:
     if isinstance(func, Service):
         return func
@@ -494,14 +458,6 @@ def _as_service(func: object) -> Service:
             "Service(supervise, ...): it makes another for every life"
         )
     return Service(check_function(OWNER, func))
-
-
-def _not_started(family: Family, child: Child) -> Exception:
-    if isinstance(child.error, Exception) and child.state is not State.STOPPED:
-        return child.error
-    if family.stopping:
-        return SupervisorClosed(family.path)
-    return RuntimeError(f"service {child.name!r} was stopped while it started")
 
 
 def _reports(service: Service) -> bool:

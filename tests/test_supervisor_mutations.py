@@ -71,7 +71,7 @@ def the_streak_is_reset_by_a_successful_start(patch: Patch) -> None:
 
 @mutation
 def children_are_stopped_in_forward_order(patch: Patch) -> None:
-    before(patch, Turnover, "__attrs_post_init__", lambda turn: turn.stops.reverse())
+    after(patch, Turnover, "__init__", lambda turn: turn.stops.reverse())
 
 
 @mutation

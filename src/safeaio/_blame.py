@@ -2,13 +2,10 @@
 
 from typing import final
 
-import attrs
-
 from ._child import Child
 from .exceptions import SupervisionError
 
 
-@attrs.define(eq=False)
 @final
 class Blame:
     """What a supervisor has to raise in the end.
@@ -20,10 +17,11 @@ class Blame:
         errors: What else was raised, and would be lost.
     """
 
-    culprit: Child | None = None
-    why: str = "services failed"
-    fatal: BaseException | None = None
-    errors: list[Exception] = attrs.field(factory=lambda: [])
+    def __init__(self) -> None:
+        self.culprit: Child | None = None
+        self.why: str = "services failed"
+        self.fatal: BaseException | None = None
+        self.errors: list[Exception] = []
 
     def lay_on(self, culprit: Child, why: str) -> None:
         """Name the child that is to blame."""

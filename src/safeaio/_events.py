@@ -5,6 +5,8 @@ from typing import ClassVar, TypeAlias, final
 
 import attrs
 
+from ._record import Record
+
 
 def text_of(error: BaseException) -> str:
     """Return the text of an error, whatever its class does."""
@@ -14,9 +16,9 @@ def text_of(error: BaseException) -> str:
         return f"{type(error).__name__} (its repr raised {type(exc).__name__})"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class ChildStarting:
+class ChildStarting(Record):
     """A life of a child begins.
 
     Attributes:
@@ -32,9 +34,9 @@ class ChildStarting:
         return f"{self.path}: starting" + (f", life {self.life}" * (self.life > 1))
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class ChildReady:
+class ChildReady(Record):
     """A child is ready.
 
     Attributes:
@@ -48,9 +50,9 @@ class ChildReady:
         return f"{self.path}: ready"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class ChildFailed:
+class ChildFailed(Record):
     """A life of a child failed, or returned and is followed by another.
 
     Attributes:
@@ -77,9 +79,9 @@ class ChildFailed:
         return f"{self.path}: {how}; restart {self.attempt} in {self.delay:.1f} s"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class ChildFinished:
+class ChildFinished(Record):
     """A child returned, and is not started again.
 
     Attributes:
@@ -93,9 +95,9 @@ class ChildFinished:
         return f"{self.path}: finished"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class ChildStopping:
+class ChildStopping(Record):
     """A child was cancelled.
 
     Attributes:
@@ -109,9 +111,9 @@ class ChildStopping:
         return f"{self.path}: stopping"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class ChildStopped:
+class ChildStopped(Record):
     """A cancelled child ended.
 
     Attributes:
@@ -133,9 +135,9 @@ class ChildStopped:
         return f"{self.path}: stopped, and raised {text_of(self.error)}"
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class ChildStuck:
+class ChildStuck(Record):
     """A cancelled child does not end.
 
     Nothing can kill a coroutine: the supervisor cancels it again and goes on waiting.
@@ -158,9 +160,9 @@ class ChildStuck:
         )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class GroupRestart:
+class GroupRestart(Record):
     """Several children are stopped and started again, since one of them failed.
 
     Attributes:
@@ -180,9 +182,9 @@ class GroupRestart:
         )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class SupervisorGaveUp:
+class SupervisorGaveUp(Record):
     """A supervisor stops everything, and raises.
 
     Attributes:

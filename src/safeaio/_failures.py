@@ -7,6 +7,7 @@ from typing import final
 
 import attrs
 
+from ._record import Record
 from .exceptions import ChildCancelled
 
 _MOST_NOTES = 10
@@ -14,9 +15,9 @@ _shown = reprlib.Repr()
 _shown.maxother = 200
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class Failure:
+class Failure(Record):
     """What one child raised."""
 
     child: str

@@ -16,10 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from random import random
 from typing import Any, final
-
-import attrs
 
 from ._blame import Blame, reason_of
 from ._child import Child
@@ -43,7 +40,6 @@ from ._turnover import Turnover
 from ._wait import Children
 
 
-@attrs.define(eq=False, repr=False)
 @final
 class Family:
     """What a supervisor decides; see the invariants.
@@ -66,38 +62,42 @@ class Family:
         blame: What is to be raised in the end.
     """
 
-    path: str
-    strategy: Strategy
-    window: Window | None
-    stop_timeout: float
-    herald: Herald
-    tasks: Children[Child | None]
-    on_change: Callable[[], object]
-    ancestors: tuple[Child, ...]
-    loop: asyncio.AbstractEventLoop = attrs.field(init=False)
-    members: dict[str, Child] = attrs.field(factory=lambda: {}, init=False)
-    active: int = attrs.field(default=0, init=False)
-    stopping: bool = attrs.field(default=False, init=False)
-    over: bool = attrs.field(default=False, init=False)
-    turn: Turn = attrs.field(init=False)
-    guard: Guard = attrs.field(init=False)
-    broken: bool = attrs.field(default=False, init=False)
-    blame: Blame = attrs.field(factory=Blame, init=False)
-    names: Names = attrs.field(factory=Names, init=False)
-    _initial: Turnover | None = attrs.field(default=None, init=False)
-    _group: Turnover | None = attrs.field(default=None, init=False)
-    _final: Turnover | None = attrs.field(default=None, init=False)
-    _ends: Ends = attrs.field(init=False)
-    _create: Callable[..., asyncio.Task[Any]] = attrs.field(init=False)
-    _hurried: bool = attrs.field(default=False, init=False)
-    _relaunched: Child | None = attrs.field(default=None, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.loop = self.tasks.loop
-        self.turn = turn_of(self.loop)
-        self.guard = Guard(self.loop)
-        self._create = eager_start(self.loop)
-        self._ends = Ends(self.tasks)
+    def __init__(
+        self,
+        path: str,
+        strategy: Strategy,
+        window: Window | None,
+        stop_timeout: float,
+        herald: Herald,
+        tasks: Children[Child | None],
+        on_change: Callable[[], object],
+        ancestors: tuple[Child, ...],
+    ) -> None:
+        self.path: str = path
+        self.strategy: Strategy = strategy
+        self.window: Window | None = window
+        self.stop_timeout: float = stop_timeout
+        self.herald: Herald = herald
+        self.tasks: Children[Child | None] = tasks
+        self.on_change: Callable[[], object] = on_change
+        self.ancestors: tuple[Child, ...] = ancestors
+        self.loop: asyncio.AbstractEventLoop = tasks.loop
+        self.turn: Turn = turn_of(self.loop)
+        self.guard: Guard = Guard(self.loop)
+        self.blame: Blame = Blame()
+        self.names: Names = Names()
+        self.members: dict[str, Child] = {}
+        self.active: int = 0
+        self.stopping: bool = False
+        self.over: bool = False
+        self.broken: bool = False
+        self._initial: Turnover | None = None
+        self._group: Turnover | None = None
+        self._final: Turnover | None = None
+        self._relaunched: Child | None = None
+        self._hurried = False
+        self._create: Callable[..., asyncio.Task[Any]] = eager_start(self.loop)
+        self._ends = Ends(tasks)
 
     # Starts
 
@@ -287,6 +287,8 @@ class Family:
 
     def _again(self, child: Child) -> bool:
         """Count a restart, unless it is one too many in a row."""
+        from random import random  # dear to import
+
         again = child.restarts.again(child.uptime, random())
         if child.restarts.streak < 2 and again:
             child.failing_since = self.loop.time()

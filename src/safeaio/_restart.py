@@ -50,7 +50,7 @@ def what_follows(service: Service, how: How) -> Then:
     return Then.GIVE_UP if then is Then.FAIL and service.essential else then
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class Restarts:
     """One child's restarts so far.
@@ -98,7 +98,7 @@ class Restarts:
         self.total -= 1
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 @final
 class Window:
     """The restarts of a whole supervisor that still count."""

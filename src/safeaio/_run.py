@@ -39,7 +39,7 @@ OnLeak: TypeAlias = Literal["warn", "raise", "ignore"]
 _MOST_ESCAPES = 100  # of a loop that throws the same again and again
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
 class Options:
     """What `run` was asked for."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast, final
 
 import attrs
 
+from ._record import Record
 from ._seconds import check_seconds
 
 RestartPolicy: TypeAlias = Literal["on-failure", "always", "never"]
@@ -19,9 +20,9 @@ MAX_RESTARTS = 5
 _POLICIES = ("on-failure", "always", "never")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 @final
-class Backoff:
+class Backoff(Record):
     """How long to wait before one restart after another: pure.
 
     The delay before the first restart in a row is `base`, every further one is `factor`
@@ -79,9 +80,9 @@ class Backoff:
         return longest * (1.0 - self.jitter * chance)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class Intensity:
+class Intensity(Record):
     """How many restarts a supervisor stands, over all its children, before it gives up.
 
     As in Erlang/OTP: more than `restarts` within `period` are too many. A restart of a
@@ -108,9 +109,9 @@ class Intensity:
             )
 
 
-@attrs.frozen(init=False)
+@attrs.frozen(init=False, eq=False, repr=False)
 @final
-class Service:
+class Service(Record):
     """An async function that a supervisor keeps up, and how.
 
     >>> async def poll(url: str) -> None: ...

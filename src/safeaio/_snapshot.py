@@ -5,10 +5,12 @@ from typing import Any, Self, final
 
 import attrs
 
+from ._record import Record
 
-@attrs.frozen
+
+@attrs.frozen(eq=False, repr=False)
 @final
-class Snapshot:
+class Snapshot(Record):
     """A supervisor or one of its children, at one moment. `str()` draws the tree.
 
     Attributes:
@@ -70,9 +72,9 @@ def _line(node: Snapshot) -> str:
     return " ".join(", ".join(parts).splitlines())
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 @final
-class Health:
+class Health(Record):
     """What a health endpoint has to know.
 
     Attributes:

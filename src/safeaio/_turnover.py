@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import final
 
-import attrs
-
 from ._child import Child
 from ._grace import Limit
 from ._state import State
@@ -20,7 +18,6 @@ _AFTER = 0.1
 _PENDING = (State.STARTING, State.STOPPING)
 
 
-@attrs.define(eq=False, repr=False)
 @final
 class Turnover:
     """Ordered ends, a pause, and ordered starts; any of them may be none.
@@ -32,22 +29,25 @@ class Turnover:
         done: Called when all is done.
     """
 
-    loop: asyncio.AbstractEventLoop
-    stops: list[Child]
-    starts: deque[Child]
-    done: Callable[["Turnover"], object]
-    not_before: float = float("-inf")
-    _began: float = attrs.field(init=False)
-    _unordered: bool = attrs.field(default=False, init=False)
-    _again: set[Child] = attrs.field(init=False)
-    _closed: bool = attrs.field(default=False, init=False)
-    _limit: Limit | None = attrs.field(default=None, init=False)
-    _timer: asyncio.Handle | None = attrs.field(default=None, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._began = self.loop.time()
-        self._again = set(self.starts)
-        for child in (*self.stops, *self.starts):
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stops: list[Child],
+        starts: deque[Child],
+        done: Callable[["Turnover"], object],
+        not_before: float = float("-inf"),
+    ) -> None:
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.stops: list[Child] = stops
+        self.starts: deque[Child] = starts
+        self.done: Callable[[Turnover], object] = done
+        self.not_before: float = not_before
+        self._began = loop.time()
+        self._again = set(starts)
+        self._unordered = self._closed = False
+        self._limit: Limit | None = None
+        self._timer: asyncio.Handle | None = None
+        for child in (*stops, *starts):
             child.order = self
 
     @property

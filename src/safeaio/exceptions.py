@@ -31,6 +31,8 @@ from typing import Self, final
 
 import attrs
 
+from ._record import Record
+
 
 def signal_name(signum: int) -> str:
     """Return what a signal is called, such as `"SIGTERM"`."""
@@ -90,8 +92,8 @@ class LeakError(SafeaioError):
 
 
 @final
-@attrs.frozen
-class Failure:
+@attrs.frozen(eq=False, repr=False)
+class Failure(Record):
     """One failure of a service, in the history of a `SupervisionError`.
 
     Attributes:

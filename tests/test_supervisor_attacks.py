@@ -236,6 +236,52 @@ async def test_memory_is_flat_over_many_lives(
     assert seen[1] - seen[0] < 10_000
 
 
+@strategies
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("way", ["raises", "returns", "is-stopped"])
+def test_lives_leave_nothing_to_the_garbage_collector(
+    way: str, steps: int, strategy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even one that raises in an eager first step: its traceback leads to our frames.
+
+    A task factory's leads to those of asyncio, too, some of which keep the task.
+    """
+    caplog.set_level(logging.CRITICAL, "safeaio.supervise")
+
+    async def garbage_of(lives: int) -> int:
+        left = lives
+
+        async def live() -> None:
+            nonlocal left
+            left -= 1
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if left and way == "raises":
+                raise OSError
+            if way == "is-stopped":
+                await asyncio.Event().wait()
+
+        service = Service(
+            live, name="a", restart="always", max_restarts=10**9, backoff=AT_ONCE
+        )
+        async with supervise(waiting, service, strategy=strategy) as sup:
+            while left > 0:
+                if way == "is-stopped":
+                    await sup.restart("a")
+                await asyncio.sleep(0)
+            await sup.stop("a")
+        return gc.collect()
+
+    gc.collect()
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
+            few = runner.run(garbage_of(20))
+            assert runner.run(garbage_of(320)) - few < 300
+    finally:
+        gc.enable()
+
+
 async def test_memory_is_flat_over_many_short_lived_children() -> None:
     """A pool leaves nothing of those that have ended."""
 

@@ -282,6 +282,7 @@ class Child:
         self.task = task = overseer.create_task(self, context)
         if not inline or not task.done():
             overseer.watch(self, task)
+        del task  # its error may hold this frame: an eager life ran on top of it
         if not self.reports:
             self.become_ready()
         elif self.service.start_timeout is not None:

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -267,6 +268,7 @@ def test_process(loop: LoopFactory) -> None:
     """One that main started; not one from before, nor one that ended unnoticed."""
     with sleeper() as processes:
         processes.append(subprocess.Popen(["sleep", "61"]))
+        time.sleep(0.05)  # the kernel counts in hundredths
 
         def start() -> None:
             processes.append(subprocess.Popen(["sleep", "62"]))
@@ -274,7 +276,6 @@ def test_process(loop: LoopFactory) -> None:
             os.waitid(os.P_PID, processes[-1].pid, os.WEXITED | os.WNOWAIT)  # a zombie
 
         async def main() -> None:
-            await asyncio.sleep(0.05)  # the kernel counts in hundredths
             start()
 
         with pytest.raises(LeakError, match="child process") as caught:

@@ -155,6 +155,21 @@ async def test_fatal_errors_come_out_bare(fatal: BaseException) -> None:
     assert log == ["+a", "+b", "-b", "-a"]
 
 
+async def test_first_fatal_error_wins() -> None:
+    """Also over one that is raised while all stop."""
+    first, second = KeyboardInterrupt("first"), SystemExit("second")
+
+    async def ends_it_when_it_is_stopped() -> None:
+        try:
+            await waiting()
+        finally:
+            raise second
+
+    with pytest.raises(KeyboardInterrupt) as info:
+        await supervise(ends_it_when_it_is_stopped, crashing(first))
+    assert info.value is first
+
+
 @pytest.mark.parametrize("fatal", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
 async def test_who_waits_for_a_service_with_a_fatal_error(fatal: BaseException) -> None:
     """Gets an ordinary one, which no loop takes for its own; the supervisor has it bare."""

@@ -17,7 +17,7 @@ nitpick_ignore_regex = [
     ("py:obj", r"(?!safeaio).*"),
     # Of other projects: to link them would need their inventories, and a network.
     ("py:.*", r"(anyio|asyncio|collections|contextvars|warnings)\..*"),
-    ("py:class", r"Abstract(Async)?ContextManager|[TR]"),
+    ("py:class", r"Abstract(Async)?ContextManager|socket\.socket|[MTR]"),
 ]
 autodoc_member_order = "bysource"
 # Signatures are written out in reference.md: those of overloads would fill pages.

@@ -31,6 +31,10 @@ NOT_ON_LOWEST = (
     "test_service_example.py",
     "test_supervisor_mutations.py",
     "test_uvicorn.py",
+    "websocket/test_adapters.py",
+    "websocket/test_hostile.py",
+    "websocket/test_invariants.py",
+    "websocket/test_uvicorn_serve.py",
 )
 
 

@@ -14,6 +14,9 @@ import pytest
 import safeaio
 import safeaio.exceptions
 import safeaio.testing
+import safeaio.websocket.uvicorn
+
+PARTS = (safeaio, safeaio.testing, safeaio.websocket, safeaio.websocket.uvicorn)
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -26,7 +29,7 @@ DEFAULTS: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("module", [safeaio, safeaio.testing])
+@pytest.mark.parametrize("module", [safeaio, safeaio.testing, safeaio.websocket])
 def test_reference_has_every_name(module: ModuleType) -> None:
     """Whatever can be imported from the package is in the reference."""
     documented = {name for _, name, _ in DIRECTIVE.findall(REFERENCE)}
@@ -88,8 +91,9 @@ def _value(default: object) -> object:
 
 
 def _find(name: str) -> Callable[..., object]:
-    found: Any = safeaio if hasattr(safeaio, name.split(".")[0]) else safeaio.testing
-    for part in name.split("."):
+    first, *_ = parts = name.removeprefix("safeaio.websocket.uvicorn.").split(".")
+    found: Any = next(part for part in PARTS if hasattr(part, first))
+    for part in parts:
         found = getattr(found, part)
     return cast(Callable[..., object], found)
 

@@ -215,6 +215,12 @@ class RateLimiter:
         pass
 
 
+def bucket_like(limiter: RateLimiter) -> Bucket:
+    """Return a full bucket with the rate and the burst of a limiter."""
+    bucket = limiter._bucket  # pyright: ignore[reportPrivateUsage]  # of this module
+    return Bucket(bucket.interval, bucket.burst)
+
+
 def _check_positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"RateLimiter: {name} must be a number, got {value!r}")

@@ -9,6 +9,8 @@ Exception
     ├── ChildCancelled
     ├── CleanupError
     ├── LeakError
+    ├── SessionClosed
+    │   └── SessionRefused
     ├── SupervisionError
     ├── SupervisorClosed
     └── TaskStuckError
@@ -27,7 +29,7 @@ Misuse is a plain `TypeError`, `ValueError` or `RuntimeError`.
 
 from collections.abc import Sequence
 from signal import Signals
-from typing import Self, final
+from typing import Literal, Self, final
 
 import attrs
 
@@ -161,6 +163,59 @@ class TaskStuckError(SafeaioError):
 
     def __str__(self) -> str:
         return "\n".join(self.reports)
+
+
+@final
+@attrs.frozen(eq=False, repr=False)
+class CloseInfo(Record):
+    """How a WebSocket session ended.
+
+    Attributes:
+        code: The close code that was sent or received; 1006 if there was none, 1005 if
+            the peer's close frame had none.
+        reason: The text beside it.
+        initiator: Who began: `"local"` or `"remote"`.
+        clean: Whether both have sent a close frame.
+        cause: Why, in one word, such as `"peer"`, `"slow"` or `"drain"`; the reference has
+            all of them.
+    """
+
+    code: int
+    reason: str
+    initiator: Literal["local", "remote"]
+    clean: bool
+    cause: str
+
+    def __str__(self) -> str:
+        reason = f" {self.reason!r}" if self.reason else ""
+        return f"{self.code}{reason}, {self.initiator}: {self.cause}"
+
+
+class SessionClosed(SafeaioError):
+    """A WebSocket session has ended, or is about to: nothing can be sent or received.
+
+    Attributes:
+        info: How it ended.
+    """
+
+    def __init__(self, info: CloseInfo) -> None:
+        super().__init__(info)
+        self.info = info
+
+    def __str__(self) -> str:
+        return f"the WebSocket session is closed ({self.info})"
+
+
+@final
+class SessionRefused(SessionClosed):
+    """A hub did not admit a WebSocket; it has been told so.
+
+    Attributes:
+        info: What it was told.
+    """
+
+    def __str__(self) -> str:
+        return f"the WebSocket was not admitted ({self.info})"
 
 
 @final

@@ -1,0 +1,155 @@
+"""`HubMiddleware`: what an ASGI server can be made to do for WebSockets."""
+
+# An ASGI application has no means to drop a connection: on uvicorn a close waits behind
+# everything that the peer does not read, and the socket is held for as long as the kernel
+# likes. But `send` is a method of the server's protocol, before any middleware wraps it,
+# and that has the transport. A test pins this.
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias, final
+
+from ..exceptions import SessionRefused
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LINE = "safeaio.line"  # in the scope
+
+RETRY_AFTER = 5.0  # seconds that a refused peer is told to wait
+
+
+@final
+class Line:
+    """What `HubMiddleware` knows of a connection that an application does not.
+
+    Attributes:
+        transport: Of the server.
+        receive: As the server gave it. Once the application has had its disconnect, it
+            returns again when the connection is lost.
+    """
+
+    __slots__ = ("receive", "transport")
+
+    def __init__(self, transport: asyncio.Transport, receive: Receive) -> None:
+        self.transport: asyncio.Transport = transport
+        self.receive: Receive = receive
+
+
+class Admits(Protocol):
+    """A hub."""
+
+    @property
+    def admits(self) -> bool:
+        """Whether it has a place for another session."""
+        ...
+
+
+@final
+class HubMiddleware:
+    """The outermost ASGI middleware of an application with a hub.
+
+    With it a hub can drop connections on uvicorn, a WebSocket for which there is no place
+    gets a 503 with `Retry-After` before the application sees it, and a `SessionRefused`
+    that leaves the application is no error.
+
+    >>> from safeaio.websocket import HubMiddleware, WebSocketHub
+    >>> async def app(scope, receive, send): ...
+    >>> hub = WebSocketHub()
+    >>> app = HubMiddleware(app, hub)
+
+    Args:
+        app: The ASGI application, with all its other middleware.
+        hub: The hub.
+        user_timeout: Seconds after which the kernel drops a connection whose peer
+            acknowledges nothing (`TCP_USER_TIMEOUT`, on Linux). None to leave that.
+        not_sent: Bytes of a connection that the kernel holds before they are sent
+            (`TCP_NOTSENT_LOWAT`): what is beyond waits where a hub can see it.
+            None to leave that.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        hub: Admits,
+        *,
+        user_timeout: float | None = 30.0,
+        not_sent: int | None = 1 << 16,
+    ) -> None:
+        self._app = app
+        self._hub = hub
+        self._options = tcp_options(user_timeout, not_sent)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a connection."""
+        if scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+            return
+        if not self._hub.admits:
+            for message in refusal(scope, RETRY_AFTER):
+                await send(message)
+            return
+        transport = transport_of(send)
+        if transport is not None:
+            set_options(transport, self._options)
+            scope = {**scope, LINE: Line(transport, receive)}
+        with suppress(SessionRefused):
+            await self._app(scope, receive, send)
+
+
+def transport_of(send: object) -> asyncio.Transport | None:
+    """Return the transport behind the `send` of an ASGI server, if it can be had."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    return transport if hasattr(transport, "get_write_buffer_size") else None
+
+
+def tcp_options(
+    user_timeout: float | None, not_sent: int | None
+) -> list[tuple[int, int]]:
+    """Return the options of TCP to set, where the system has them."""
+    wanted = (
+        (
+            "TCP_USER_TIMEOUT",
+            None if user_timeout is None else round(user_timeout * 1000),
+        ),
+        ("TCP_NOTSENT_LOWAT", not_sent),
+    )
+    return [
+        (getattr(socket, name), value)
+        for name, value in wanted
+        if value is not None and hasattr(socket, name)
+    ]
+
+
+def set_options(
+    transport: asyncio.BaseTransport, options: list[tuple[int, int]]
+) -> None:
+    """Set options of TCP on a connection; one over a UNIX socket has none."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    for option, value in options:
+        with suppress(OSError):  # it may be closed by now
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def refusal(scope: Any, retry_after: float) -> list[Message]:
+    """Return what to send to refuse a WebSocket before it is accepted."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        return [{"type": "websocket.close", "code": 1013, "reason": ""}]
+    return [
+        {
+            "type": "websocket.http.response.start",
+            "status": 503,
+            "headers": [
+                (b"retry-after", str(round(retry_after)).encode()),
+                (b"content-type", b"text/plain; charset=utf-8"),
+            ],
+        },
+        {"type": "websocket.http.response.body", "body": b"try again later\n"},
+    ]

@@ -1,0 +1,589 @@
+"""What each adapter makes of its library, beyond what all of them have in common."""
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import Any
+
+import aiohttp
+import pytest
+import websockets.asyncio.client
+from starlette.websockets import WebSocket
+
+import safeaio
+from safeaio.websocket import (
+    CloseInfo,
+    HubMiddleware,
+    MemoryWebSocket,
+    SessionClosed,
+    SessionRefused,
+    TransportClosed,
+    WebSocketHub,
+    memory_pair,
+)
+from safeaio.websocket._adapters import door_of
+from safeaio.websocket._aiohttp import AiohttpTransport
+from safeaio.websocket._asgi import set_options, tcp_options, transport_of
+from safeaio.websocket._starlette import StarletteTransport
+from safeaio.websocket._websockets import WebsocketsTransport
+
+from .test_invariants import Endpoint, echo, fill, idle, run, until
+from .wires import WIRES, on_aiohttp, on_uvicorn, on_websockets
+
+# Clients, too
+
+
+def test_client_of_websockets() -> None:
+    async def test() -> None:
+        hub, ours = WebSocketHub(), WebSocketHub()
+        endpoint = Endpoint(hub, echo)
+        async with on_websockets(endpoint, hub) as connect:
+            url = f"ws://127.0.0.1:{connect.port}/"
+            connection = await websockets.asyncio.client.connect(url, proxy=None)
+            async with ours.session(connection) as session:
+                await session.send("hello")
+                assert await session.receive() == "hello"
+            assert session.closed is not None
+            assert session.closed.clean
+            await until(lambda: endpoint.errors)
+
+    run(test)
+
+
+def test_client_of_aiohttp() -> None:
+    async def test() -> None:
+        hub, ours = WebSocketHub(), WebSocketHub()
+        endpoint = Endpoint(hub, echo)
+        async with (
+            on_aiohttp(endpoint, hub) as connect,
+            aiohttp.ClientSession() as http,
+        ):
+            for abort in (False, True):
+                connection = await http.ws_connect(f"http://127.0.0.1:{connect.port}/")
+                async with ours.session(connection) as session:
+                    await session.send(b"hello")
+                    assert await session.receive() == b"hello"
+                    if abort:
+                        AiohttpTransport(connection).abort()
+            await until(lambda: len(endpoint.errors) == 2)
+            assert AiohttpTransport(connection).buffered() == 0
+
+    run(test)
+
+
+# What is not public, and has to stay
+
+
+def _has_sessions(endpoint: Endpoint) -> bool:
+    return bool(endpoint.sessions)
+
+
+def _has_errors(endpoint: Endpoint) -> bool:
+    return bool(endpoint.errors)
+
+
+def test_pins() -> None:
+    """Each of these is used, though it is not documented."""
+
+    async def test() -> None:
+        seen: list[Any] = []
+
+        async def handler(session: Any) -> None:
+            seen.append(session)
+            await idle(session)
+
+        for name, wire in WIRES.items():
+            hub = WebSocketHub()
+            endpoint = Endpoint(hub, handler)
+            raw: list[Any] = []
+
+            async def keep(
+                websocket: Any,
+                endpoint: Endpoint = endpoint,
+                raw: list[Any] = raw,
+            ) -> None:
+                raw.append(websocket)
+                await endpoint(websocket)
+
+            async with wire(keep, hub) as connect:
+                client = await connect()
+                await until(partial(_has_sessions, endpoint))
+                [websocket] = raw
+                if name == "websockets":
+                    assert websocket.paused is False
+                    assert callable(websocket.send_data)
+                elif name == "aiohttp":
+                    assert websocket._req.transport is not None
+                elif name == "uvicorn":
+                    line = websocket.scope["safeaio.line"]
+                    assert not line.transport.is_closing()
+                await client.close()
+                await until(partial(_has_errors, endpoint))
+
+    run(test)
+
+
+# Heartbeats
+
+
+def test_ping_of_websockets() -> None:
+    async def test() -> None:
+        hub = WebSocketHub(heartbeat=0.1)
+        latencies: list[float | None] = []
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            await until(lambda: session.latency is not None)
+            latencies.append(session.latency)
+            client.be_deaf()
+            await fill(session)  # no ping goes where nothing else can
+            await until(lambda: session.closed)
+
+        endpoint = Endpoint(hub, handler)
+        async with on_websockets(endpoint, hub) as connect:
+            endpoint.peer.set_result(await connect())
+            await until(lambda: endpoint.errors)
+            [session] = endpoint.sessions
+            assert session.closed is not None
+            assert latencies[0] is not None
+            assert 0 < latencies[0] < 1
+
+    run(test)
+
+
+@pytest.mark.parametrize("kind", [AiohttpTransport, StarletteTransport])
+def test_others_have_their_own_heartbeat(kind: Any) -> None:
+    transport = kind.__new__(kind)
+    with pytest.raises(NotImplementedError):
+        transport.ping()
+
+
+# ASGI, event by event
+
+
+class Server:
+    """The side of an ASGI server for one WebSocket."""
+
+    def __init__(self, *events: dict[str, Any], denial: bool = True) -> None:
+        extensions: dict[str, Any] = {"websocket.http.response": {}} if denial else {}
+        self.scope: dict[str, Any] = {"type": "websocket", "extensions": extensions}
+        self.events = deque([{"type": "websocket.connect"}, *events])
+        self.sent: list[dict[str, Any]] = []
+        self.fails: BaseException | None = None
+        self.writable: asyncio.Event = asyncio.Event()
+        self.writable.set()
+
+    async def receive(self) -> dict[str, Any]:
+        while not self.events:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        return self.events.popleft()
+
+    async def send(self, event: Any) -> None:
+        await self.writable.wait()
+        if self.fails is not None:
+            raise self.fails
+        self.sent.append(event)
+        if event["type"] == "websocket.close":
+            self.events.append({"type": "websocket.disconnect", "code": 1000})
+
+    @property
+    def websocket(self) -> WebSocket:
+        return WebSocket(self.scope, self.receive, self.send)
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"].removeprefix("websocket.") for event in self.sent]
+
+
+DISCONNECT = "websocket.disconnect"
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "cause"),
+    [
+        ({"code": 1000, "reason": ""}, 1000, "peer"),
+        ({"code": 4005, "reason": "bye"}, 4005, "peer"),
+        ({"code": 4005}, 4005, "peer"),
+        ({"code": 1005, "reason": ""}, 1005, "peer"),
+        ({"code": 1005}, 1006, "vanished"),
+        ({"code": 1006}, 1006, "vanished"),
+        ({}, 1006, "vanished"),
+    ],
+)
+async def test_disconnects_are_told_apart(event: Any, code: int, cause: str) -> None:
+    server = Server({"type": DISCONNECT, **event})
+    async with WebSocketHub().session(server.websocket) as session:
+        with pytest.raises(SessionClosed) as caught:
+            await session.receive()
+    assert (caught.value.info.code, caught.value.info.cause) == (code, cause)
+    assert caught.value.info.clean == (cause == "peer")
+
+
+async def test_an_endpoint_may_accept_by_itself() -> None:
+    server = Server({"type": "websocket.receive", "bytes": b"x", "text": None})
+    websocket = server.websocket
+    await websocket.accept(subprotocol="chat")
+    async with WebSocketHub().session(websocket) as session:
+        assert await session.receive() == b"x"
+    assert server.types == ["accept", "close"]
+
+
+async def test_the_peer_is_gone_before_it_is_accepted() -> None:
+    server = Server()
+    server.fails = OSError()
+    with pytest.raises(SessionClosed) as caught:
+        async with WebSocketHub().session(server.websocket):
+            pass
+    assert caught.value.info.cause == "vanished"
+
+
+async def test_refused_before_it_is_accepted() -> None:
+    hub = WebSocketHub()
+    await hub.drain()
+    for denial, types in (
+        (True, ["http.response.start", "http.response.body"]),
+        (False, ["close"]),
+    ):
+        server = Server(denial=denial)
+        with pytest.raises(SessionRefused):
+            async with hub.session(server.websocket):
+                pass
+        assert server.types == types
+    accepted = Server()
+    websocket = accepted.websocket
+    await websocket.accept()
+    with pytest.raises(SessionRefused):
+        async with hub.session(websocket):
+            pass
+    assert accepted.sent[-1]["code"] == 1013
+
+
+async def test_a_send_that_waits_is_ended_in_the_background() -> None:
+    """What was begun goes first, and nothing overtakes it."""
+    server = Server()
+    async with WebSocketHub().session(server.websocket) as session:
+        session.join("room")
+        server.writable.clear()
+        for text in "abc":
+            await session.send(text)
+        assert session.queued_bytes > 0
+        server.writable.set()
+        await session.flush()
+    sent = [event["text"] for event in server.sent if "text" in event]
+    assert sent == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("error", [OSError(), RuntimeError("closed")])
+async def test_a_send_that_fails(error: Exception) -> None:
+    server = Server()
+    async with WebSocketHub().session(server.websocket) as session:
+        server.fails = error
+        await session.send("x")
+        with pytest.raises(SessionClosed):
+            await session.flush()
+    assert session.closed is not None
+    assert session.closed.cause == "vanished"
+
+
+async def test_a_send_that_fails_after_it_has_waited() -> None:
+    server = Server()
+    async with WebSocketHub().session(server.websocket) as session:
+        server.writable.clear()
+        await session.send("x")
+        server.fails = OSError()
+        server.writable.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await session.send("y")
+        with pytest.raises(SessionClosed):
+            await session.flush()
+
+
+async def test_a_close_that_fails() -> None:
+    server = Server()
+    async with WebSocketHub().session(server.websocket) as session:
+        server.fails = OSError()
+    assert session.closed is not None
+    assert not session.closed.clean
+
+
+async def test_a_received_disconnect_stays_one() -> None:
+    server = Server({"type": DISCONNECT, "code": 1000, "reason": ""})
+    transport = await door_of(server.websocket).open()
+    for _ in range(2):
+        with pytest.raises(TransportClosed):
+            await transport.receive()
+    assert await transport.close(1000, "")  # it had closed
+    assert transport.buffered() is None
+    transport.abort()  # which nobody can here
+    assert not transport.caps.can_abort
+
+
+# The middleware
+
+
+async def test_middleware_passes_http_on() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    server = Server()
+    await HubMiddleware(app, WebSocketHub())(
+        {"type": "http"}, server.receive, server.send
+    )
+    assert seen == ["http"]
+
+
+async def test_middleware_refuses_before_the_application() -> None:
+    hub = WebSocketHub()
+    await hub.drain()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    server = Server()
+    await HubMiddleware(app, hub)(server.scope, server.receive, server.send)
+    assert server.sent[0]["status"] == 503
+    assert (b"retry-after", b"5") in server.sent[0]["headers"]
+
+
+async def test_middleware_absorbs_a_refusal() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise SessionRefused(CloseInfo(1013, "", "local", False, "refused"))
+
+    server = Server()
+    await HubMiddleware(app, WebSocketHub())(server.scope, server.receive, server.send)
+    assert transport_of(server.send) is None
+
+
+def test_options_of_tcp() -> None:
+    assert tcp_options(None, None) == []
+    assert [value for _, value in tcp_options(1.5, 1 << 16)] == [1500, 1 << 16]
+
+    class Pipe(asyncio.BaseTransport):
+        pass
+
+    set_options(Pipe(), tcp_options(1, 1))  # it has no socket
+
+
+def test_options_are_set_on_uvicorn() -> None:
+    import socket
+
+    async def test() -> None:
+        hub = WebSocketHub()
+        options: list[int] = []
+
+        async def handler(session: Any) -> None:
+            await idle(session)
+
+        endpoint = Endpoint(hub, handler)
+
+        async def look(websocket: Any) -> None:
+            connection = websocket.scope["safeaio.line"].transport.get_extra_info(
+                "socket"
+            )
+            options.append(
+                connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            )
+            await endpoint(websocket)
+
+        async with on_uvicorn()(look, hub) as connect:
+            client = await connect()
+            await client.close()
+            await until(lambda: endpoint.errors)
+        assert options == [30_000]
+
+    run(test)
+
+
+def test_unknown_kinds() -> None:
+    with pytest.raises(TypeError, match="got <object object"):
+        door_of(object())
+    assert WebsocketsTransport.prepare("ü") == (True, "ü".encode())
+
+
+async def test_refused_peer_that_does_not_answer() -> None:
+    hub = WebSocketHub()
+    await hub.drain()
+    server, client = memory_pair()
+    client.deaf = True
+    with pytest.raises(SessionRefused):
+        async with hub.session(server):
+            pass
+    assert server.closed is not None
+
+
+# Corners
+
+
+async def test_a_begun_send_is_given_up() -> None:
+    server = Server()
+    transport = await door_of(server.websocket).open()
+    server.writable.clear()
+    assert transport.try_send(transport.prepare("x"))
+    assert not transport.try_send(transport.prepare("y"))
+    transport.abort()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    server.writable.set()
+    assert server.types == ["accept"]
+
+
+def test_send_of_websockets_to_one_who_has_gone() -> None:
+    async def test() -> None:
+        hub = WebSocketHub()
+        raised: list[TransportClosed] = []
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            client.vanish()
+            await until(lambda: session.closed)
+            [connection] = raw
+            transport = WebsocketsTransport(connection)
+            assert not transport.try_send(transport.prepare("x"))
+            with pytest.raises(TransportClosed) as caught:
+                await transport.send(transport.prepare("x"))
+            raised.append(caught.value)
+            assert transport.ping().cancelled()
+
+        endpoint = Endpoint(hub, handler)
+        raw: list[Any] = []
+
+        async def keep(websocket: Any) -> None:
+            raw.append(websocket)
+            await endpoint(websocket)
+
+        async with on_websockets(keep, hub) as connect:
+            endpoint.peer.set_result(await connect())
+            await until(lambda: endpoint.errors)
+        assert endpoint.errors == [None]
+        assert raised[0].info.code == 1006
+
+    run(test)
+
+
+def test_no_ping_where_the_buffer_is_full() -> None:
+    """It would wait there."""
+
+    async def test() -> None:
+        hub = WebSocketHub()
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            client.be_deaf()
+            [connection] = raw
+            transport = WebsocketsTransport(connection)
+            wire = connection.transport
+            while not wire.get_write_buffer_size():
+                wire.write(b"x" * 16_384)  # the kernel's buffers come first
+            _, high = wire.get_write_buffer_limits()
+            wire.write(b"x" * (high - wire.get_write_buffer_size()))
+            assert not connection.paused
+            assert transport.ping().cancelled()
+            client.vanish()
+            await until(lambda: session.closed)
+
+        endpoint = Endpoint(hub, handler)
+        raw: list[Any] = []
+
+        async def keep(websocket: Any) -> None:
+            raw.append(websocket)
+            await endpoint(websocket)
+
+        async with on_websockets(keep, hub) as connect:
+            endpoint.peer.set_result(await connect())
+            await until(lambda: endpoint.errors)
+
+    run(test)
+
+
+class Failing:
+    """A transport of somebody else, with defects."""
+
+    caps = MemoryWebSocket.caps
+    prepare = staticmethod(MemoryWebSocket.prepare)
+
+    def __init__(self, end: MemoryWebSocket, *fails: str) -> None:
+        self._end = end
+        self._fails = fails
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._fails:
+            return self._fail
+        return getattr(self._end, name)
+
+    async def _fail(self, *_: Any) -> Any:
+        raise ZeroDivisionError
+
+    def try_send(self, _: Any) -> bool:
+        return False
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("fails", ["send", "receive", "close"])
+async def test_transport_with_defects(fails: str, reported: list[Any]) -> None:
+    """It is reported, and the session ends."""
+    hub = WebSocketHub()
+    server, client = memory_pair()
+    async with hub.session(Failing(server, fails)) as session:
+        if fails == "send":
+            await session.send("x")
+            with pytest.raises(SessionClosed):
+                await session.receive()
+        elif fails == "receive":
+            await asyncio.sleep(5)  # the reader tries
+            with pytest.raises(SessionClosed):
+                await session.send("x")
+    assert client.closed is not None
+    assert client.closed.code == 1006
+    assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
+
+
+@pytest.mark.virtual_time
+async def test_transport_that_is_lost_while_it_closes() -> None:
+    server, client = memory_pair()
+
+    class Lost(Failing):
+        async def _fail(self, *_: Any) -> Any:
+            raise TransportClosed(CloseInfo(1006, "", "remote", False, "vanished"))
+
+    async with WebSocketHub().session(Lost(server, "close")) as session:
+        pass
+    assert session.closed == CloseInfo(1000, "", "local", False, "returned")
+    assert client.closed is not None
+
+
+async def test_accepted_while_the_hub_drains() -> None:
+    hub = WebSocketHub()
+    server = Server()
+    server.writable.clear()
+
+    async def endpoint() -> None:
+        async with hub.session(server.websocket) as session:
+            with pytest.raises(SessionClosed):
+                await session.receive()
+
+    serving = asyncio.create_task(endpoint())
+    await asyncio.sleep(0)
+    await hub.drain()
+    server.writable.set()
+    await serving
+    assert server.sent[-1]["code"] == 1012
+
+
+def test_sessions_that_main_leaves_behind() -> None:
+    hub = WebSocketHub()
+
+    async def main() -> None:
+        server, _ = memory_pair()
+
+        async def endpoint() -> None:
+            async with hub.session(server) as session:
+                await session.receive()
+
+        asyncio.create_task(endpoint())  # noqa: RUF006
+        await asyncio.sleep(0)
+
+    safeaio.run(main, on_leak="ignore")
+    assert hub.snapshot().sessions == 0

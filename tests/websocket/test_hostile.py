@@ -1,0 +1,213 @@
+"""Clients that mean harm, as bytes on real sockets: each is ended, and nobody else notices."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from safeaio import RateLimiter
+from safeaio.websocket import WebSocketHub
+
+from .raw import BINARY, CONT, PING, TEXT, Raw, connect, frame
+from .test_invariants import Endpoint, echo, idle, run, until
+from .wires import WIRES, Wire
+
+NETWORK = {name: wire for name, wire in WIRES.items() if name != "memory"}
+
+pytestmark = pytest.mark.parametrize("wire", NETWORK.values(), ids=NETWORK)
+
+Attack = Callable[[Raw], Awaitable[None]]
+
+LIMITS: dict[str, Any] = {
+    "max_queue_bytes": 100_000,
+    "max_message_bytes": 50_000,
+    "stall_timeout": 0.5,
+    "close_timeout": 0.5,
+    "receive_rate": RateLimiter(500, burst=500),
+    "first_message_timeout": 1.0,
+}
+
+
+async def half_a_frame_and_fin(raw: Raw) -> None:
+    await raw.send(frame(TEXT, b"x" * 1000)[:500])
+    raw.close()
+
+
+async def half_a_frame_and_reset(raw: Raw) -> None:
+    await raw.send(frame(TEXT, b"x" * 1000)[:500])
+    raw.reset()
+
+
+async def fin(raw: Raw) -> None:
+    raw.close()
+
+
+async def reset(raw: Raw) -> None:
+    raw.reset()
+
+
+async def oversize(raw: Raw) -> None:
+    await _send_until_closed(raw, frame(BINARY, b"x" * 60_000))
+    assert await raw.close_code() in (1009, None)
+    raw.close()
+
+
+async def fragments(raw: Raw) -> None:
+    """Each is small, but there is no end to them."""
+    await _send_until_closed(raw, frame(TEXT, b"x", fin=False))
+    await _send_until_closed(raw, frame(CONT, b"x" * 1000, fin=False) * 1000)
+    assert await raw.close_code() in (1009, None)
+    raw.close()
+
+
+async def messages(raw: Raw) -> None:
+    await _send_until_closed(raw, frame(TEXT, b"x" * 10) * 2000)
+    assert await raw.close_code() in (1008, None)
+    raw.close()
+
+
+async def invalid(raw: Raw) -> None:
+    await raw.send(b"\xff" * 100)
+    assert await raw.close_code() in (1002, None)
+    raw.close()
+
+
+async def silence(raw: Raw) -> None:
+    assert await raw.close_code() == 3008
+    raw.close()
+
+
+async def _send_until_closed(raw: Raw, data: bytes) -> None:
+    try:
+        async with asyncio.timeout(2):
+            await raw.send(data)
+    except (OSError, TimeoutError):
+        pass
+
+
+ATTACKS = (
+    half_a_frame_and_fin,
+    half_a_frame_and_reset,
+    fin,
+    reset,
+    oversize,
+    fragments,
+    messages,
+    invalid,
+    silence,
+)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_attack(wire: Wire, attack: Attack) -> None:
+    """The attacker's session ends; a healthy one, and the hub, go on."""
+
+    async def test() -> None:
+        hub = WebSocketHub(**LIMITS)
+        endpoint = Endpoint(hub, echo)
+        async with wire(endpoint, hub) as healthy:
+            friend = await healthy()
+            await friend.send("hello")
+            assert await friend.receive() == "hello"
+            await attack(await connect(healthy.port))
+            await until(lambda: endpoint.errors)
+            assert hub.snapshot().sessions == 1
+            await friend.send("still here")
+            assert await friend.receive() == "still here"
+            await friend.close()
+            await until(lambda: len(endpoint.errors) == 2)
+        assert endpoint.errors == [None, None]
+        assert hub.snapshot().queued_bytes == 0
+
+    run(test)
+
+
+def test_deaf_ones_are_evicted(wire: Wire) -> None:
+    """Within `stall_timeout` and a second; the others get everything at once."""
+
+    async def test() -> None:
+        hub = WebSocketHub(**LIMITS)
+        loop = asyncio.get_running_loop()
+
+        async def handler(session: Any) -> None:
+            session.join("room")
+            await idle(session)
+
+        endpoint = Endpoint(hub, handler)
+        async with wire(endpoint, hub) as healthy:
+            friend = await healthy()
+            deaf = [await connect(healthy.port, receive_buffer=4096) for _ in range(3)]
+            await friend.send("first")
+            for raw in deaf:
+                await raw.send(frame(TEXT, b"first"))
+            await until(lambda: len(endpoint.sessions) == 4)
+            await asyncio.sleep(0.05)
+            evicted = 0
+            behind_since: float | None = None
+            number = 0
+            while evicted < 3:
+                delivery = hub.publish("room", f"{number}:".ljust(16_000))
+                evicted += delivery.evicted
+                if delivery.queued and behind_since is None:
+                    behind_since = loop.time()
+                assert str(await friend.receive()).startswith(f"{number}:")
+                number += 1
+                evicted = max(evicted, hub.snapshot().evicted)
+                assert hub.snapshot().queued_bytes <= 3 * 100_000
+            assert behind_since is not None
+            assert loop.time() - behind_since < 0.5 + 1.0
+            await until(lambda: len(endpoint.errors) == 3)
+            assert endpoint.errors == [None] * 3
+            await friend.close()
+            await until(lambda: len(endpoint.errors) == 4)
+            for raw in deaf:  # the server has let go of the socket
+                assert await raw.close_code() in (1013, None)
+                raw.close()
+
+    run(test)
+
+
+def test_pings_without_end(wire: Wire) -> None:
+    """They are the transport's to answer; one that does not read the pongs stalls itself."""
+
+    async def test() -> None:
+        hub = WebSocketHub(**{**LIMITS, "first_message_timeout": None})
+        endpoint = Endpoint(hub, echo)
+        async with wire(endpoint, hub) as healthy:
+            friend = await healthy()
+            raw = await connect(healthy.port)
+            await _send_until_closed(raw, frame(PING, b"x" * 100) * 20_000)
+            await friend.send("still here")
+            assert await friend.receive() == "still here"
+            raw.reset()
+            await until(lambda: endpoint.errors)
+            await friend.close()
+            await until(lambda: len(endpoint.errors) == 2)
+
+    run(test)
+
+
+def test_burst_of_connections(wire: Wire) -> None:
+    """More than the hub takes: those beyond are refused, and nothing is left of them."""
+
+    async def test() -> None:
+        hub = WebSocketHub(**{**LIMITS, "max_sessions": 50})
+        endpoint = Endpoint(hub, idle)
+
+        async def attempt() -> Raw | None:
+            try:
+                return await connect(healthy.port)
+            except OSError:
+                return None
+
+        async with wire(endpoint, hub) as healthy:
+            raws = await asyncio.gather(*(attempt() for _ in range(200)))
+            await until(lambda: hub.snapshot().sessions == 50)
+            for raw in raws:
+                if raw is not None:
+                    raw.close()
+            await until(lambda: hub.snapshot().sessions == 0)
+            await until(lambda: len(endpoint.sessions) == 50)
+
+    run(test)

@@ -1,0 +1,121 @@
+"""Coroutines that are begun by hand."""
+
+import asyncio
+
+import pytest
+
+from safeaio.websocket._step import finish, step, value_of
+
+
+async def test_one_that_does_not_wait_is_over() -> None:
+    done: list[int] = []
+
+    async def send() -> None:
+        done.append(1)
+
+    assert step(send()) is None
+    assert done == [1]
+
+
+async def test_the_rest_goes_on_in_another_task() -> None:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def send() -> tuple[str, str]:
+        first = await future
+        await asyncio.sleep(0)
+        return first, await asyncio.sleep(0, "second")
+
+    rest = step(send())
+    assert rest is not None
+
+    async def go_on() -> object:
+        return await finish(rest)
+
+    task = asyncio.create_task(go_on())
+    await asyncio.sleep(0)
+    assert not task.done()
+    future.set_result("first")
+    assert await task == ("first", "second")
+
+
+async def test_a_future_that_is_done_by_then() -> None:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def send() -> str:
+        return await future
+
+    rest = step(send())
+    assert rest is not None
+    future.set_result("done")
+    assert await finish(rest) == "done"
+
+
+async def test_errors_are_the_coroutines() -> None:
+    async def send(wait: bool) -> None:
+        if wait:
+            await asyncio.sleep(0)
+        raise OSError("lost")
+
+    with pytest.raises(OSError, match="lost"):
+        step(send(False))
+    rest = step(send(True))
+    assert rest is not None
+    with pytest.raises(OSError, match="lost"):
+        await finish(rest)
+
+
+async def test_a_cancel_reaches_the_coroutine() -> None:
+    seen: list[str] = []
+
+    async def send() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # its cleanup may wait
+            seen.append("cleaned up")
+            raise
+
+    rest = step(send())
+    assert rest is not None
+
+    async def go_on() -> None:
+        await finish(rest)
+
+    task = asyncio.create_task(go_on())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["cleaned up"]
+
+
+async def test_closed_with_what_awaits_it() -> None:
+    closed: list[str] = []
+
+    async def send() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            closed.append("closed")
+
+    rest = step(send())
+    assert rest is not None
+
+    async def go_on() -> None:
+        await finish(rest)
+
+    coro = go_on()
+    coro.send(None)
+    coro.close()
+    assert closed == ["closed"]
+
+
+async def test_value_of_one_that_does_not_wait() -> None:
+    async def value(waits: bool) -> str:
+        if waits:
+            await asyncio.sleep(0)
+        return "value"
+
+    assert value_of(value(False)) == "value"
+    with pytest.raises(RuntimeError, match="waits"):
+        value_of(value(True))

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import aiohttp
+import attrs
 import pytest
 import websockets.asyncio.client
 from starlette.websockets import WebSocket
@@ -538,6 +539,27 @@ async def test_transport_with_defects(fails: str, reported: list[Any]) -> None:
     assert client.closed is not None
     assert client.closed.code == 1006
     assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
+
+
+@pytest.mark.virtual_time
+async def test_no_close_frame_goes_into_half_a_message(reported: list[Any]) -> None:
+    """Where a cancelled write leaves one, the connection is aborted."""
+    hub = WebSocketHub(max_queue_messages=2)
+    server, client = memory_pair(window=1)
+    transport = Failing(server, "close")  # which would be reported
+    transport.caps = attrs.evolve(server.caps, cancel_send="corrupts")
+    async with hub.session(transport) as session:
+        session.join("room")
+        for _ in range(4):
+            await asyncio.sleep(0)
+            hub.publish("room", "x")
+        with pytest.raises(SessionClosed):
+            await session.send("x")
+    assert session.closed is not None
+    assert (session.closed.cause, session.closed.clean) == ("slow", False)
+    assert client.closed is not None
+    assert client.closed.code == 1006
+    assert reported == []
 
 
 @pytest.mark.virtual_time

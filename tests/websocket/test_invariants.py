@@ -110,6 +110,34 @@ def test_it_echoes(wire: Wire) -> None:
     run(test)
 
 
+def test_1_a_write_that_is_cut_is_the_last(wire: Wire) -> None:
+    """Nothing follows it, though the peer reads again."""
+
+    async def test() -> None:
+        hub = WebSocketHub(max_queue_messages=2, close_timeout=0.3)
+
+        async def handler(session: Session) -> None:
+            client = await endpoint.peer
+            session.join("room")
+            client.be_deaf()
+            await fill(session)
+            assert hub.publish("room", "one too many").evicted == 1
+            client.hear()
+            with pytest.raises(SessionClosed):
+                await session.send("never")
+
+        endpoint = Endpoint(hub, handler)
+        async with wire(endpoint, hub) as connect:
+            client = await connect()
+            endpoint.peer.set_result(client)
+            await until(lambda: endpoint.errors)
+            while (message := await client.receive()) is not None:
+                assert str(message).endswith(CHUNK)
+        assert endpoint.errors == [None]
+
+    run(test)
+
+
 def test_2_send_is_cancel_safe(wire: Wire) -> None:
     """Once it returns the message is queued, and once it is cancelled it is not."""
 
@@ -211,7 +239,7 @@ def test_4_the_first_cause_wins(wire: Wire) -> None:
     run(test)
 
 
-def test_5_every_buffer_is_bounded(wire: Wire) -> None:
+def test_5_and_9_every_buffer_is_bounded_and_every_drop_counted(wire: Wire) -> None:
     async def test() -> None:
         hub = WebSocketHub(max_queue_bytes=100_000, stall_timeout=60)
 
@@ -230,7 +258,7 @@ def test_5_every_buffer_is_bounded(wire: Wire) -> None:
                 await asyncio.sleep(0)
                 assert hub.snapshot().queued_bytes <= 100_000
             [session] = endpoint.sessions
-            assert dropped == session.dropped == hub.snapshot().dropped > 0  # 9
+            assert dropped == session.dropped == hub.snapshot().dropped > 0
             client.vanish()
             await until(lambda: endpoint.errors)
         assert hub.snapshot().queued_bytes == 0

@@ -122,10 +122,10 @@ class Connection:
         told = ABNORMAL if cause == "heartbeat" else code  # nobody will answer
         self._begin(CloseInfo(told, reason, "local", False, cause))
         self.incoming.end()
-        if cause not in _FLUSHED:
-            self.outgoing.stop()
+        writer = None if cause in _FLUSHED else self.outgoing.stop()
+        cut = writer is not None and not writer.done()
         self._closer = self._hub.loop.create_task(
-            self._close(code, reason, cause), context=Context()
+            self._close(code, reason, cause, cut=cut), context=Context()
         )
 
     def evict(self) -> None:
@@ -185,7 +185,7 @@ class Connection:
         self.ended_at = self._hub.loop.time()
         self._hub.retire(self)
 
-    async def _close(self, code: int, reason: str, cause: Cause) -> None:
+    async def _close(self, code: int, reason: str, cause: Cause, *, cut: bool) -> None:
         transport = self.transport
         seconds = self._hub.limits.close_timeout
         if cause in _UNHEARD:
@@ -195,7 +195,8 @@ class Connection:
         try:
             if cause in _FLUSHED:
                 await self.outgoing.flush()
-            clean = await transport.close(code, reason)
+            if not (cut and transport.caps.cancel_send == "corrupts"):
+                clean = await transport.close(code, reason)
         except TransportClosed as exc:
             clean = exc.info.clean
         except Exception as exc:  # noqa: BLE001 - of a transport that breaks its promise

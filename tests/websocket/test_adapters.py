@@ -113,6 +113,9 @@ def test_pins() -> None:
                 if name == "websockets":
                     assert websocket.paused is False
                     assert callable(websocket.send_data)
+                    assert websocket.protocol.side.name == "SERVER"
+                    assert websocket.protocol.debug is False
+                    assert websocket.protocol.extensions == []
                 elif name == "aiohttp":
                     assert websocket._req.transport is not None
                 elif name == "uvicorn":
@@ -401,7 +404,6 @@ def test_options_are_set_on_uvicorn() -> None:
 def test_unknown_kinds() -> None:
     with pytest.raises(TypeError, match="got <object object"):
         door_of(object())
-    assert WebsocketsTransport.prepare("ü") == (True, "ü".encode())
 
 
 async def test_refused_peer_that_does_not_answer() -> None:

@@ -2,9 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -313,6 +313,7 @@ async def test_rate(over_rate: Any) -> None:
     await asyncio.sleep(10)
     await served.client.close()
     await served.task
+    assert hub.snapshot().ignored == (2 if over_rate == "drop" else 0)
     if over_rate == "drop":
         assert received == [(0, "a"), (0, "b")]
     else:
@@ -586,6 +587,45 @@ def test_another_loop() -> None:
     first.run_until_complete(asyncio.wait([task]))
     first.close()
     asyncio.run(enter())
+
+
+async def test_a_session_is_its_loops_own() -> None:
+    hub = WebSocketHub()
+    served = Served(hub)
+    await turns()
+    session = served.session
+
+    def in_another_loop(use: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(RuntimeError, match="another loop"):
+            asyncio.run(cast("Coroutine[Any, Any, object]", use()))
+
+    def in_no_loop(use: Callable[[], object]) -> None:
+        with pytest.raises(RuntimeError, match="call_soon_threadsafe"):
+            use()
+
+    def elsewhere() -> None:
+        for use in (
+            lambda: session.send("a"),
+            session.receive,
+            session.flush,
+            session.close,
+            lambda: hub.publish_async("room", "a"),
+            hub.drain,
+        ):
+            in_another_loop(use)
+        for use in (
+            lambda: session.join("another"),
+            lambda: session.leave("room"),
+            lambda: hub.publish("room", "a"),
+        ):
+            in_no_loop(use)
+
+    await asyncio.to_thread(elsewhere)
+    assert session.closed is None
+    assert hub.publish("room", "b").sent == 1
+    assert await served.client.receive() == "b"
+    await served.client.close()
+    await served.task
 
 
 async def _pair() -> tuple[MemoryWebSocket, MemoryWebSocket]:

@@ -1,20 +1,16 @@
 """Coroutines that are begun by hand."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
-from safeaio.websocket._step import finish, step, value_of
+from safeaio.websocket._step import Rest, finish, value_of
 
 
-async def test_one_that_does_not_wait_is_over() -> None:
-    done: list[int] = []
-
-    async def send() -> None:
-        done.append(1)
-
-    assert step(send()) is None
-    assert done == [1]
+def begin(coro: Coroutine[Any, Any, object]) -> Rest:
+    return coro, coro.send(None)
 
 
 async def test_the_rest_goes_on_in_another_task() -> None:
@@ -25,8 +21,7 @@ async def test_the_rest_goes_on_in_another_task() -> None:
         await asyncio.sleep(0)
         return first, await asyncio.sleep(0, "second")
 
-    rest = step(send())
-    assert rest is not None
+    rest = begin(send())
 
     async def go_on() -> object:
         return await finish(rest)
@@ -44,22 +39,17 @@ async def test_a_future_that_is_done_by_then() -> None:
     async def send() -> str:
         return await future
 
-    rest = step(send())
-    assert rest is not None
+    rest = begin(send())
     future.set_result("done")
     assert await finish(rest) == "done"
 
 
 async def test_errors_are_the_coroutines() -> None:
-    async def send(wait: bool) -> None:
-        if wait:
-            await asyncio.sleep(0)
+    async def send() -> None:
+        await asyncio.sleep(0)
         raise OSError("lost")
 
-    with pytest.raises(OSError, match="lost"):
-        step(send(False))
-    rest = step(send(True))
-    assert rest is not None
+    rest = begin(send())
     with pytest.raises(OSError, match="lost"):
         await finish(rest)
 
@@ -75,8 +65,7 @@ async def test_a_cancel_reaches_the_coroutine() -> None:
             seen.append("cleaned up")
             raise
 
-    rest = step(send())
-    assert rest is not None
+    rest = begin(send())
 
     async def go_on() -> None:
         await finish(rest)
@@ -98,8 +87,7 @@ async def test_closed_with_what_awaits_it() -> None:
         finally:
             closed.append("closed")
 
-    rest = step(send())
-    assert rest is not None
+    rest = begin(send())
 
     async def go_on() -> None:
         await finish(rest)

@@ -1,21 +1,20 @@
 """WebSockets of aiohttp's server and client."""
 
-# aiohttp has no public way to drop a connection, nor to tell how much waits to be
-# written: `_req` of the server's and `_response` of the client's lead to the transport.
-# A test pins them.
+# aiohttp has no public way to drop a connection, to tell how much waits to be written, or
+# to send without a coroutine: `_req` of the server's and `_response` of the client's lead
+# to the transport. A test pins them.
 
 import asyncio
-from typing import Any, TypeAlias, cast, final
+from typing import Any, cast, final
 
 from aiohttp import ClientWebSocketResponse, WebSocketError, WSMsgType
 from aiohttp.web import WebSocketResponse
 
 from ..exceptions import CloseInfo
 from ._close import ABNORMAL, NO_STATUS, cause_of
+from ._framing import TEXT, Framed, framed
 from ._transport import Data, TransportCaps, TransportClosed
 from ._trying import Trying
-
-_Payload: TypeAlias = tuple[WSMsgType, bytes]
 
 _FULL = 1 << 16  # bytes that asyncio's transport holds before it wants no more
 
@@ -32,10 +31,14 @@ class AiohttpTransport:
         cancel_send="sent",
     )
 
-    __slots__ = ("_trying", "_websocket")
+    __slots__ = ("_plain", "_transport", "_trying", "_websocket")
 
     def __init__(self, websocket: WebSocketResponse | ClientWebSocketResponse) -> None:
         self._websocket = websocket
+        self._transport = _transport_of(websocket)
+        self._plain: bool = (
+            isinstance(websocket, WebSocketResponse) and not websocket.compress
+        )
         self._trying = Trying(self._send)
 
     async def receive(self) -> Data:
@@ -48,17 +51,23 @@ class AiohttpTransport:
         raise TransportClosed(_info_of(message.type, message.data, message.extra))
 
     @staticmethod
-    def prepare(data: Data) -> _Payload:
-        """Encode it, with the kind of its frame."""
-        if isinstance(data, str):
-            return WSMsgType.TEXT, data.encode()
-        return WSMsgType.BINARY, data
+    def prepare(data: Data) -> Framed:
+        """Encode it."""
+        return framed(data)
 
-    def try_send(self, prepared: _Payload) -> bool:
+    def try_send(self, prepared: Framed) -> bool:
         """Send a message if the buffer is not full."""
-        return self.buffered() < _FULL and self._trying.try_send(prepared)
+        transport = self._transport
+        if transport is None or transport.get_write_buffer_size() >= _FULL:
+            return False
+        if not self._plain:
+            return self._trying.try_send(prepared)
+        if self._websocket.closed or transport.is_closing():
+            return False
+        transport.write(prepared[0])
+        return True
 
-    async def send(self, prepared: _Payload) -> None:
+    async def send(self, prepared: Framed) -> None:
         """Send a message, and wait until the buffer is not full."""
         try:
             await self._trying.send(prepared)
@@ -77,29 +86,30 @@ class AiohttpTransport:
     def abort(self) -> None:
         """Drop the connection."""
         self._trying.stop()
-        transport = self._transport()
-        if transport is not None:
-            transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def buffered(self) -> int:
         """Return how many bytes wait to be written."""
-        transport = self._transport()
+        transport = self._transport
         return 0 if transport is None else transport.get_write_buffer_size()
 
     def ping(self) -> "asyncio.Future[float]":
         """Not to be called: see `caps`."""
         raise NotImplementedError
 
-    async def _send(self, prepared: _Payload) -> None:
-        kind, payload = prepared
-        await self._websocket.send_frame(payload, kind)
+    async def _send(self, prepared: Framed) -> None:
+        frame, start = prepared
+        kind = WSMsgType.TEXT if frame[0] == TEXT else WSMsgType.BINARY
+        await self._websocket.send_frame(frame[start:], kind)
 
-    def _transport(self) -> asyncio.Transport | None:
-        websocket: Any = self._websocket
-        if isinstance(self._websocket, WebSocketResponse):
-            return None if websocket._req is None else websocket._req.transport
-        connection = websocket._response.connection
-        return None if connection is None else connection.transport
+
+def _transport_of(websocket: Any) -> asyncio.Transport | None:
+    if isinstance(websocket, WebSocketResponse):
+        request: Any = websocket._req
+        return None if request is None else request.transport
+    connection = websocket._response.connection
+    return None if connection is None else connection.transport
 
 
 def _info_of(kind: WSMsgType, data: Any, reason: Any) -> CloseInfo:

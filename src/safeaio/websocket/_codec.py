@@ -8,6 +8,8 @@ from ._transport import Data
 
 M = TypeVar("M")
 
+_PLAIN = (str, bytes)  # `str | bytes` would be made anew for every message
+
 
 class Codec(Protocol[M]):
     """Encodes messages, and decodes data."""
@@ -63,7 +65,7 @@ class _Binary:
 @final
 class _Either:
     def encode(self, message: object, /) -> Data:
-        if not isinstance(message, str | bytes):
+        if not isinstance(message, _PLAIN):
             raise TypeError(
                 f"this hub sends str and bytes, got {message!r}; encode it, or make the "
                 "hub with codec=JSON"

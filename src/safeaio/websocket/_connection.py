@@ -36,6 +36,7 @@ class Host(Protocol):
     limits: Limits
     budget: Budget
     evicted: int
+    ignored: int
 
     def retire(self, connection: "Connection") -> None:
         """Publish nothing more to a connection."""
@@ -132,6 +133,10 @@ class Connection:
         """Give it up, since its peer is too slow."""
         self._hub.evicted += 1
         self.end("slow")
+
+    def ignore(self) -> None:
+        """Count a message that it does not get, since there are too many."""
+        self._hub.ignored += 1
 
     def interrupt(self) -> None:
         """Cancel whoever is in the session's block still, once."""

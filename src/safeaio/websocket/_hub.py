@@ -36,6 +36,8 @@ class HubSnapshot:
         refused: How many were not admitted.
         evicted: How many sessions were ended, since they were too slow.
         dropped: How many published messages somebody did not get.
+        drops: The part of these in each room that still has members, if there is any.
+        ignored: How many messages of peers were over the rate, and dropped.
     """
 
     sessions: int
@@ -45,6 +47,8 @@ class HubSnapshot:
     refused: int
     evicted: int
     dropped: int
+    drops: dict[Hashable, int]
+    ignored: int
 
 
 @final
@@ -260,6 +264,7 @@ class WebSocketHub(Generic[M]):
             TypeError: If the codec has no use for the message.
             ValueError: For an unknown policy, or a message of more bytes than may ever be
                 queued.
+            RuntimeError: In a thread, or a loop that is not the one of its sessions.
         """
         data = self._checked(message, slow)
         return self._registry.publish(room, data, slow, key)
@@ -328,7 +333,8 @@ class WebSocketHub(Generic[M]):
         Raises:
             TypeError: For the wrong type of an option.
             ValueError: For an option out of its bounds.
-            RuntimeError: If a handler of this hub calls it, which would wait for itself.
+            RuntimeError: If a handler of this hub calls it, which would wait for itself;
+                or in a loop that is not the one of its sessions.
 
         Cancellation:
             Ends the wait alone: the drain goes on.
@@ -354,6 +360,8 @@ class WebSocketHub(Generic[M]):
             refused=registry.refused,
             evicted=registry.evicted,
             dropped=registry.dropped,
+            drops=registry.drops(),
+            ignored=registry.ignored,
         )
 
     def __repr__(self) -> str:

@@ -31,6 +31,9 @@ class Owner(Protocol):
     def lost(self, info: CloseInfo) -> None:
         """The transport has closed."""
 
+    def ignore(self) -> None:
+        """A message was dropped, since there are too many."""
+
 
 @final
 class Incoming:
@@ -54,6 +57,8 @@ class Incoming:
         "_loop",
         "_owner",
         "_reader",
+        "_receive",
+        "_short",
         "_transport",
         "_waiter",
         "_woken",
@@ -73,7 +78,11 @@ class Incoming:
         self._transport = transport
         self._limits = limits
         self._budget = budget
+        self._receive = transport.receive
         self._bucket: Bucket | None = limits.bucket()
+        # What is this long needs no second look, however many bytes a character takes.
+        most = limits.max_message_bytes // 4
+        self._short: int = most if self._bucket is None else -1
         self._reader: Reader | None = None
         self._waiter: asyncio.Task[object] | None = None
         self._woken = False
@@ -104,14 +113,20 @@ class Incoming:
 
         Raises:
             SessionClosed: If there will be none.
-            RuntimeError: If somebody else waits for it.
+            RuntimeError: If somebody else waits for it, or this is another loop.
         """
+        task = current_task()
+        if task.get_loop() is not self._loop:
+            raise RuntimeError(
+                "this session belongs to another loop, or to another thread; let a task "
+                "of that loop receive, and hand the messages on"
+            )
         if self._waiter is not None:
             raise RuntimeError(
                 "somebody else receives from this session: let one task receive, and "
                 "hand the messages on"
             )
-        task = self._waiter = current_task()
+        self._waiter = task
         cancelling = task.cancelling()
         try:
             if self._reader is not None or self._owner.info is not None:
@@ -121,7 +136,10 @@ class Incoming:
             while True:
                 if self._bucket is not None and self._limits.over_rate == "delay":
                     await self._wait_for(self._bucket)
-                data = await self._transport.receive()
+                data = await self._receive()
+                if len(data) <= self._short:
+                    self.messages += 1
+                    return data
                 if self.admits(data):
                     return data
                 if self._owner.info is not None:
@@ -168,6 +186,8 @@ class Incoming:
         if late and self._limits.over_rate != "delay":
             if self._limits.over_rate == "close":
                 self._owner.end("rate")
+            else:
+                self._owner.ignore()
             return False
         self._bucket.take(1, now)
         return True

@@ -77,6 +77,7 @@ class Registry:
         refused: How many were not admitted.
         evicted: How many were ended, since they were too slow.
         dropped: How many published messages somebody did not get.
+        ignored: How many received ones were over the rate, and dropped.
     """
 
     on_shutdown: Subscriber
@@ -89,6 +90,7 @@ class Registry:
     ) -> None:
         budget = limits.memory_budget
         self.loop: asyncio.AbstractEventLoop | Any = None
+        self.ignored: int = 0
         self.limits: Limits = limits
         self.codec: Codec[Any] = codec
         self.on_undecodable: Callable[[Any, Data, Exception], object] | None = (
@@ -110,6 +112,10 @@ class Registry:
         """How many bytes a message may have that is sent."""
         return self.limits.max_queue_bytes
 
+    def drops(self) -> dict[Hashable, int]:
+        """Return how many messages were dropped, for each room where any was."""
+        return {name: room.dropped for name, room in self.rooms.items() if room.dropped}
+
     @property
     def full(self) -> bool:
         """Whether nobody else may come in."""
@@ -130,6 +136,19 @@ class Registry:
             )
         self.loop = loop
         self._sweeper.stop()
+
+    def check_loop(self) -> None:
+        """Let nobody but the loop's own tasks and callbacks through.
+
+        Raises:
+            RuntimeError: In another loop, or in a thread.
+        """
+        if asyncio._get_running_loop() is not self.loop:
+            raise RuntimeError(
+                "this WebSocketHub has its sessions in another loop or thread, and does "
+                "not lock; hand the call over to that loop, as in "
+                "loop.call_soon_threadsafe(hub.publish, room, message)"
+            )
 
     def add(self, connection: Connection) -> None:
         """Look after a connection."""
@@ -192,7 +211,7 @@ class Registry:
         self, name: Hashable, data: Data, slow: Slow, key: Hashable
     ) -> Delivery:
         """Send data to everyone in a room."""
-        room = self.rooms.get(name)
+        room = self._room(name)
         if room is None:
             return _NOBODY
         return self._deliver(room, tuple(room.members), data, slow, (name, key))
@@ -201,7 +220,7 @@ class Registry:
         self, name: Hashable, data: Data, slow: Slow, key: Hashable
     ) -> Delivery:
         """Send data to everyone in a room, some in each turn of the loop."""
-        room = self.rooms.get(name)
+        room = self._room(name)
         if room is None:
             return _NOBODY
         members = tuple(room.members)
@@ -212,6 +231,11 @@ class Registry:
             part = [c for c in members[first : first + _AT_ONCE] if c in room.members]
             total += self._deliver(room, part, data, slow, (name, key))
         return total
+
+    def _room(self, name: Hashable) -> Room | None:
+        if self.connections:
+            self.check_loop()
+        return self.rooms.get(name)
 
     def _deliver(
         self,

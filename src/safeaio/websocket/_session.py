@@ -1,5 +1,6 @@
 """One WebSocket, with limits: what its handler sends and receives."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, Protocol, Self, TypeVar, final
 
@@ -16,6 +17,7 @@ M = TypeVar("M")
 class Rooms(Protocol):
     """The hub, as its sessions see it."""
 
+    loop: asyncio.AbstractEventLoop
     codec: Codec[Any]
     draining: bool
     on_undecodable: Callable[[Any, Data, Exception], object] | None
@@ -24,6 +26,9 @@ class Rooms(Protocol):
     def max_message(self) -> int:
         """How many bytes a message may have that is sent."""
         ...
+
+    def check_loop(self) -> None:
+        """Let nobody but the loop's own tasks and callbacks through."""
 
     def make_room(self, size: int) -> object:
         """End sessions until `size` more bytes may be queued."""
@@ -44,10 +49,11 @@ class WebSocketSession(Generic[M]):
     methods belong to its loop.
     """
 
-    __slots__ = ("__weakref__", "_codec", "_connection", "_hub")
+    __slots__ = ("__weakref__", "_codec", "_connection", "_hub", "_loop")
 
     def __init__(self, hub: Rooms, connection: Connection) -> None:
         self._hub = hub
+        self._loop = hub.loop
         self._codec: Codec[M] = hub.codec
         self._connection = connection
 
@@ -63,6 +69,8 @@ class WebSocketSession(Generic[M]):
             TypeError: If the codec has no use for it.
             ValueError: If it takes more bytes than may ever be queued.
             SessionClosed: If the session has ended, or ends meanwhile.
+            RuntimeError: In a loop, or thread, that is not the session's own: of the
+                methods that follow, too.
 
         Cancellation:
             Waits only if the queue is full. Cancelled, it has not queued the message; once
@@ -72,6 +80,8 @@ class WebSocketSession(Generic[M]):
         connection = self._connection
         if connection.info is not None:
             raise SessionClosed(connection.info)
+        if asyncio._get_running_loop() is not self._loop:
+            self._hub.check_loop()
         data = self._codec.encode(message)
         prepared = connection.transport.prepare(data)
         if connection.outgoing.send_now(prepared):
@@ -99,6 +109,7 @@ class WebSocketSession(Generic[M]):
         Cancellation:
             Ends the wait alone.
         """
+        self._hub.check_loop()
         connection = self._connection
         await connection.outgoing.flush()
         if connection.info is not None:
@@ -111,7 +122,7 @@ class WebSocketSession(Generic[M]):
 
         Raises:
             SessionClosed: If there will be none.
-            RuntimeError: If another task receives.
+            RuntimeError: If another task receives, or this is another loop.
 
         Cancellation:
             Loses no message.
@@ -189,10 +200,12 @@ class WebSocketSession(Generic[M]):
         """
         if self._connection.info is not None:
             raise SessionClosed(self._connection.info)
+        self._hub.check_loop()
         self._hub.join(self._connection, room)
 
     def leave(self, room: Hashable) -> None:
         """Take back `join`; a session leaves all its rooms when it ends."""
+        self._hub.check_loop()
         self._hub.leave(self._connection, room)
 
     @property
@@ -247,6 +260,7 @@ class WebSocketSession(Generic[M]):
         """
         check_code(code)
         check_reason(reason)
+        self._hub.check_loop()
         self._connection.end("closed", code, reason)
         await self._connection.over()
 

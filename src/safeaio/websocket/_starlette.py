@@ -76,12 +76,16 @@ class StarletteTransport:
     @staticmethod
     def prepare(data: Data) -> Message:
         """Return the ASGI event."""
-        kind = "text" if isinstance(data, str) else "bytes"
-        return {"type": "websocket.send", kind: data}
+        if isinstance(data, str):
+            return {"type": "websocket.send", "text": data}
+        return {"type": "websocket.send", "bytes": data}
 
     def try_send(self, prepared: Message) -> bool:
         """Send a message if the server takes it at once."""
-        return (self.buffered() or 0) <= _FULL and self._trying.try_send(prepared)
+        line = self._line
+        if line is not None and line.transport.get_write_buffer_size() > _FULL:
+            return False
+        return self._trying.try_send(prepared)
 
     async def send(self, prepared: Message) -> None:
         """Send a message, and wait until the server takes another."""

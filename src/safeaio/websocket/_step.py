@@ -1,4 +1,4 @@
-"""Runs a coroutine up to where it first waits: for sends that mostly do not."""
+"""Coroutines that are begun by hand, for those that mostly do not wait."""
 
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
@@ -7,21 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 T = TypeVar("T")
 
 Rest: TypeAlias = tuple[Coroutine[Any, Any, Any], Any]
-"""A coroutine that waits, and what it waits for."""
-
-
-def step(coro: Coroutine[Any, Any, Any]) -> Rest | None:
-    """Run a coroutine until it waits; return the rest, for `finish`, if it does.
-
-    It runs inside the current task, if any; the rest may run in another one.
-
-    Raises:
-        BaseException: What it raises.
-    """
-    try:
-        return coro, coro.send(None)
-    except StopIteration:
-        return None
+"""A coroutine that was begun, and what it waits for."""
 
 
 def value_of(coro: Coroutine[Any, Any, T]) -> T:

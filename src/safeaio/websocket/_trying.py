@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Generic, TypeVar, final
 
-from ._step import Rest, finish, step
+from ._step import Rest, finish
 
 P = TypeVar("P")
 
@@ -31,13 +31,15 @@ class Trying(Generic[P]):
         """Send a message if that takes no waiting, or begin to; tell whether it did."""
         if self._rest is not None:
             return False
+        coro = self._send(prepared)
         try:
-            rest = step(self._send(prepared))
+            awaited = coro.send(None)
+        except StopIteration:
+            return True
         except Exception:  # noqa: BLE001 - `send` will raise it, too
             return False
-        if rest is not None:
-            loop = asyncio.get_running_loop()
-            self._rest = loop.create_task(self._finish(rest), context=Context())
+        loop = asyncio.get_running_loop()
+        self._rest = loop.create_task(self._finish((coro, awaited)), context=Context())
         return True
 
     async def send(self, prepared: P) -> None:

@@ -1,22 +1,24 @@
 """Connections of websockets' asyncio server and client."""
 
 # `try_send` does what `websockets.broadcast` does: `send` would wait where this must not.
-# Of what it uses, `paused` and `send_data` are not documented: a test pins them.
+# Where a frame is the same for every connection, it is made once, and goes straight to
+# asyncio's transport. Of what this uses, `paused`, `send_data`, and `side`, `extensions`
+# and `debug` of the protocol are not documented: a test pins them.
 
 import asyncio
-from typing import TypeAlias, cast, final
+from typing import cast, final
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
-from websockets.protocol import State
+from websockets.protocol import SERVER, State
 
 from ..exceptions import CloseInfo
 from ._close import ABNORMAL, NO_STATUS, cause_of
+from ._framing import TEXT, Framed, framed
 from ._step import value_of
 from ._transport import Data, TransportCaps, TransportClosed
 
-_Payload: TypeAlias = tuple[bool, bytes]
-
+_OPEN = State.OPEN
 _PING = 16  # bytes of a ping of websockets, and more
 
 
@@ -32,10 +34,14 @@ class WebsocketsTransport:
         cancel_send="sent",
     )
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_plain")
 
     def __init__(self, connection: Connection) -> None:
+        protocol = connection.protocol
         self._connection = connection
+        self._plain: bool = (
+            protocol.side is SERVER and not protocol.extensions and not protocol.debug
+        )
 
     async def receive(self) -> Data:
         """Return the next message."""
@@ -46,31 +52,32 @@ class WebsocketsTransport:
         raise TransportClosed(_info_of(closed))
 
     @staticmethod
-    def prepare(data: Data) -> _Payload:
-        """Encode it, whether it is text or not."""
-        if isinstance(data, str):
-            return True, data.encode()
-        return False, data
+    def prepare(data: Data) -> Framed:
+        """Encode it."""
+        return framed(data)
 
-    def try_send(self, prepared: _Payload) -> bool:
+    def try_send(self, prepared: Framed) -> bool:
         """Send a message if the buffer is not full."""
         connection = self._connection
         protocol = connection.protocol
-        if connection.paused or protocol.state is not State.OPEN:
+        if connection.paused or protocol.state is not _OPEN:
             return False
-        text, payload = prepared
-        if text:
-            protocol.send_text(payload)
+        frame, start = prepared
+        if self._plain:
+            connection.transport.write(frame)
+            return True
+        if frame[0] == TEXT:
+            protocol.send_text(frame[start:])
         else:
-            protocol.send_binary(payload)
+            protocol.send_binary(frame[start:])
         connection.send_data()
         return True
 
-    async def send(self, prepared: _Payload) -> None:
+    async def send(self, prepared: Framed) -> None:
         """Send a message, and wait until the buffer is not full."""
-        text, payload = prepared
+        frame, start = prepared
         try:
-            await self._connection.send(payload, text=text)
+            await self._connection.send(frame[start:], text=frame[0] == TEXT)
         except ConnectionClosed as exc:
             closed = exc
         else:
@@ -95,7 +102,7 @@ class WebsocketsTransport:
         connection = self._connection
         _, high = connection.transport.get_write_buffer_limits()
         room = high - self.buffered()
-        if connection.protocol.state is State.OPEN and room > _PING:
+        if connection.protocol.state is _OPEN and room > _PING:
             # Which waits only if it fills the buffer.
             return cast("asyncio.Future[float]", value_of(connection.ping()))
         nothing: asyncio.Future[float] = asyncio.get_running_loop().create_future()

@@ -190,6 +190,20 @@ def test_bucket_fills_up_to_the_burst_and_no_further(
     assert bucket.free_at(min(tokens, burst), now) == now + min(tokens, burst)
 
 
+@given(
+    interval=st.floats(1e-6, 1e3), burst=st.integers(1, 50), now=st.floats(-1e6, 1e6)
+)
+def test_bucket_has_the_whole_burst_at_one_time(
+    interval: float, burst: int, now: float
+) -> None:
+    """Taken one by one, by a clock that stands still, to the last token."""
+    bucket = Bucket(interval, burst)
+    for _ in range(burst):
+        assert bucket.free_at(1, now) <= now
+        bucket.take(1, now)
+    assert bucket.free_at(1, now) >= now + interval / 2 or now + interval / 2 == now
+
+
 def test_bucket_goes_on_by_another_clock() -> None:
     """What is owed by one clock is owed by the next, however that one counts."""
     bucket = Bucket(2.0, 1)

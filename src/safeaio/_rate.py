@@ -18,26 +18,35 @@ _NANOSECOND = 1e-9
 class Bucket:
     """The arithmetic: pure, it takes the time as a number.
 
-    The generic cell rate algorithm: one number, the time at which the bucket will be
-    full again, from which every other follows. It admits at most
-    `burst + rate * window / per` tokens in any window, wherever that begins.
+    The generic cell rate algorithm: all follows from the time at which the bucket will be
+    full again. It admits at most `burst + rate * window / per` tokens in any window,
+    wherever that begins. That time is kept as what was taken since the bucket was full:
+    a sum of intervals would be rounded with each, and a burst lack its last token.
     """
 
     interval: float  # seconds that one token takes to come back
     burst: int
-    _full_at: float = attrs.field(default=float("-inf"), init=False)
+    _since: float = attrs.field(default=float("-inf"), init=False)
+    _taken: int = attrs.field(default=0, init=False)
 
     def free_at(self, tokens: int, now: float) -> float:
         """Tell when `tokens` are there to be taken: by `now`, if they already are."""
-        return max(self._full_at, now) + (tokens - self.burst) * self.interval
+        if self._is_full(now):
+            return now + (tokens - self.burst) * self.interval
+        return self._since + (self._taken + tokens - self.burst) * self.interval
 
     def take(self, tokens: int, now: float) -> None:
         """Take `tokens` that are there."""
-        self._full_at = max(self._full_at, now) + tokens * self.interval
+        if self._is_full(now):
+            self._since, self._taken = now, 0
+        self._taken += tokens
 
     def rebase(self, old: float, new: float) -> None:
         """Go on by another clock, which shows `new` where the first one showed `old`."""
-        self._full_at += new - old
+        self._since += new - old
+
+    def _is_full(self, now: float) -> bool:
+        return self._since + self._taken * self.interval <= now
 
 
 @final

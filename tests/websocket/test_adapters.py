@@ -1,6 +1,7 @@
 """What each adapter makes of its library, beyond what all of them have in common."""
 
 import asyncio
+import socket
 from collections import deque
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import aiohttp
 import attrs
 import pytest
 import websockets.asyncio.client
+import websockets.asyncio.server
 from starlette.websockets import WebSocket
 
 import safeaio
@@ -24,8 +26,9 @@ from safeaio.websocket import (
 )
 from safeaio.websocket._adapters import door_of
 from safeaio.websocket._aiohttp import AiohttpTransport
-from safeaio.websocket._asgi import set_options, tcp_options, transport_of
+from safeaio.websocket._asgi import transport_of
 from safeaio.websocket._starlette import StarletteTransport
+from safeaio.websocket._tcp import set_options, tcp_options
 from safeaio.websocket._websockets import WebsocketsTransport
 
 from .test_invariants import Endpoint, echo, fill, idle, run, until
@@ -113,14 +116,15 @@ def test_pins() -> None:
                 if name == "websockets":
                     assert websocket.paused is False
                     assert callable(websocket.send_data)
+                    assert _held(websocket.transport) == 1 << 16
                     assert websocket.protocol.side.name == "SERVER"
                     assert websocket.protocol.debug is False
                     assert websocket.protocol.extensions == []
                 elif name == "aiohttp":
-                    assert websocket._req.transport is not None
+                    assert _held(websocket._req.transport) == 1 << 16
                 elif name == "uvicorn":
                     line = websocket.scope["safeaio.line"]
-                    assert not line.transport.is_closing()
+                    assert _held(line.transport) == 1 << 16
                 await client.close()
                 await until(partial(_has_errors, endpoint))
 
@@ -349,6 +353,7 @@ async def test_middleware_refuses_before_the_application() -> None:
     server = Server()
     await HubMiddleware(app, hub)(server.scope, server.receive, server.send)
     assert server.sent[0]["status"] == 503
+    assert hub.snapshot().refused == 1
     assert (b"retry-after", b"5") in server.sent[0]["headers"]
 
 
@@ -397,6 +402,37 @@ def test_options_are_set_on_uvicorn() -> None:
             await client.close()
             await until(lambda: endpoint.errors)
         assert options == [30_000]
+
+    run(test)
+
+
+def _held(transport: asyncio.BaseTransport) -> int:
+    connection: socket.socket = transport.get_extra_info("socket")
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+
+@pytest.mark.parametrize("data", ["ü" * 3000, b"\xff" * 3000])
+def test_compressed_peers_of_websockets(data: str | bytes) -> None:
+    """Whose frames are their own each."""
+
+    async def test() -> None:
+        hub = WebSocketHub()
+
+        async def handle(connection: Any) -> None:
+            async with hub.session(connection) as session:
+                session.join("room")
+                async for message in session:
+                    await session.send(message)
+
+        async with websockets.asyncio.server.serve(handle, "127.0.0.1", 0) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            url = f"ws://127.0.0.1:{port}"
+            async with websockets.asyncio.client.connect(url, proxy=None) as client:
+                assert client.protocol.extensions
+                await client.send(data)
+                assert await client.recv() == data
+                assert hub.publish("room", data).sent == 1
+                assert await client.recv() == data
 
     run(test)
 

@@ -320,6 +320,39 @@ async def test_rate(over_rate: Any) -> None:
         assert received == [(0, "a"), (0, "b"), (1, "c"), (2, "d")]
 
 
+async def test_a_rate_holds_while_the_handler_is_away() -> None:
+    """What was delayed comes late, and not all at once when it is asked for."""
+    rate = RateLimiter(1, burst=2)
+    hub = WebSocketHub(receive_rate=rate, over_rate="delay")
+    received: list[int] = []
+
+    async def handler(session: Session) -> None:
+        await asyncio.sleep(4.5)
+        for _ in range(8):
+            await session.receive()
+            received.append(round(asyncio.get_running_loop().time()))
+
+    served = Served(hub, handler)
+    for letter in "abcdefgh":
+        await served.client.send(letter)
+    await served.task
+    assert received == [4] * 6 + [5, 6]  # of 4.5 s
+
+
+async def test_heartbeat_waits_while_messages_are_delayed() -> None:
+    """The pong is behind them."""
+    rate = RateLimiter(1, burst=1)
+    hub = WebSocketHub(receive_rate=rate, over_rate="delay", heartbeat=2.0)
+    served = Served(hub, window=3)
+    for letter in "abcdefgh":
+        await served.client.send(letter)
+    await asyncio.sleep(0.5)
+    assert served.session.closed is None
+    await served.client.close()
+    await served.task
+    assert served.closed.cause == "peer"
+
+
 async def test_rates_are_each_sessions_own() -> None:
     hub = WebSocketHub(receive_rate=RateLimiter(1, burst=2))
     served = [Served(hub) for _ in range(3)]

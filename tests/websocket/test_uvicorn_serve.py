@@ -3,7 +3,8 @@
 import asyncio
 import signal
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,8 @@ import safeaio
 from safeaio import Service, supervise
 from safeaio.websocket import WebSocketHub
 from safeaio.websocket.uvicorn import serve
+
+from . import raw
 
 OPTIONS: dict[str, Any] = {"log_level": "error", "lifespan": "off"}
 
@@ -83,6 +86,39 @@ def test_a_signal_drains_first(*, supervised: bool) -> None:
 
 async def _await(awaitable: Any) -> None:
     await awaitable
+
+
+def test_a_peer_that_answers_no_close_does_not_keep_uvicorn_from_stopping() -> None:
+    """Its time is up when main is cancelled; the lifespan ends after that."""
+    hub = WebSocketHub()
+    lived: list[str] = []
+    peers: list[raw.Raw] = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        lived.append("stored")
+
+    async def main() -> None:
+        app = application(hub)
+        app.router.lifespan_context = lifespan
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        async def visit() -> None:
+            peers.append(await raw.connect(listener.getsockname()[1]))
+            while not hub.snapshot().rooms:  # noqa: ASYNC110 - for a server
+                await asyncio.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serve(app, hub, sockets=[listener], log_level="error"))
+            group.create_task(visit())
+        listener.close()
+
+    with pytest.raises(safeaio.Terminated):
+        safeaio.run(main, grace=2)
+    peers[0].close()
+    assert lived == ["stored"]
 
 
 def test_it_says_when_it_listens() -> None:

@@ -13,6 +13,7 @@ from aiohttp.web import WebSocketResponse
 from ..exceptions import CloseInfo
 from ._close import ABNORMAL, NO_STATUS, cause_of
 from ._framing import TEXT, Framed, framed
+from ._tcp import hold_little
 from ._transport import Data, TransportCaps, TransportClosed
 from ._trying import Trying
 
@@ -36,6 +37,8 @@ class AiohttpTransport:
     def __init__(self, websocket: WebSocketResponse | ClientWebSocketResponse) -> None:
         self._websocket = websocket
         self._transport = _transport_of(websocket)
+        if self._transport is not None:
+            hold_little(self._transport)
         self._plain: bool = (
             isinstance(websocket, WebSocketResponse) and not websocket.compress
         )

@@ -6,12 +6,12 @@
 # and that has the transport. A test pins this.
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, final
 
 from ..exceptions import SessionRefused
+from ._tcp import NOT_SENT, set_options, tcp_options
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -49,6 +49,9 @@ class Admits(Protocol):
         """Whether it has a place for another session."""
         ...
 
+    def count_refusal(self) -> None:
+        """Count somebody who was refused."""
+
 
 @final
 class HubMiddleware:
@@ -79,7 +82,7 @@ class HubMiddleware:
         hub: Admits,
         *,
         user_timeout: float | None = 30.0,
-        not_sent: int | None = 1 << 16,
+        not_sent: int | None = NOT_SENT,
     ) -> None:
         self._app = app
         self._hub = hub
@@ -91,6 +94,7 @@ class HubMiddleware:
             await self._app(scope, receive, send)
             return
         if not self._hub.admits:
+            self._hub.count_refusal()
             for message in refusal(scope, RETRY_AFTER):
                 await send(message)
             return
@@ -106,36 +110,6 @@ def transport_of(send: object) -> asyncio.Transport | None:
     """Return the transport behind the `send` of an ASGI server, if it can be had."""
     transport = getattr(getattr(send, "__self__", None), "transport", None)
     return transport if hasattr(transport, "get_write_buffer_size") else None
-
-
-def tcp_options(
-    user_timeout: float | None, not_sent: int | None
-) -> list[tuple[int, int]]:
-    """Return the options of TCP to set, where the system has them."""
-    wanted = (
-        (
-            "TCP_USER_TIMEOUT",
-            None if user_timeout is None else round(user_timeout * 1000),
-        ),
-        ("TCP_NOTSENT_LOWAT", not_sent),
-    )
-    return [
-        (getattr(socket, name), value)
-        for name, value in wanted
-        if value is not None and hasattr(socket, name)
-    ]
-
-
-def set_options(
-    transport: asyncio.BaseTransport, options: list[tuple[int, int]]
-) -> None:
-    """Set options of TCP on a connection; one over a UNIX socket has none."""
-    connection = transport.get_extra_info("socket")
-    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    for option, value in options:
-        with suppress(OSError):  # it may be closed by now
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def refusal(scope: Any, retry_after: float) -> list[Message]:

@@ -234,6 +234,10 @@ class WebSocketHub(Generic[M]):
         """Whether it has a place for another session."""
         return not (self._registry.full or self._registry.draining)
 
+    def count_refusal(self) -> None:
+        """Count a WebSocket that was refused before it came here: see `admits`."""
+        self._registry.refused += 1
+
     def publish(
         self,
         room: Hashable,

@@ -8,6 +8,7 @@
 # 3. What arrived before the peer closed can still be received.
 
 import asyncio
+from functools import partial
 from typing import Protocol, final
 
 from .._rate import Bucket
@@ -53,6 +54,7 @@ class Incoming:
     __slots__ = (
         "_bucket",
         "_budget",
+        "_delays",
         "_limits",
         "_loop",
         "_owner",
@@ -83,6 +85,7 @@ class Incoming:
         # What is this long needs no second look, however many bytes a character takes.
         most = limits.max_message_bytes // 4
         self._short: int = most if self._bucket is None else -1
+        self._delays = False
         self._reader: Reader | None = None
         self._waiter: asyncio.Task[object] | None = None
         self._woken = False
@@ -105,8 +108,10 @@ class Incoming:
 
     @property
     def paused(self) -> bool:
-        """Whether nothing is read, since nobody takes it: not even a pong."""
-        return self._waiter is None and (self._reader is None or self._reader.paused)
+        """Whether nothing is read at all, by our choice: not even a pong."""
+        return self._delays or (
+            self._waiter is None and (self._reader is None or self._reader.paused)
+        )
 
     async def next(self) -> Data:
         """Return the next message.
@@ -134,8 +139,8 @@ class Incoming:
                 if data is not None:
                     return data
             while True:
-                if self._bucket is not None and self._limits.over_rate == "delay":
-                    await self._wait_for(self._bucket)
+                if self._bucket is not None:
+                    await self._turn(self._bucket)
                 data = await self._receive()
                 if len(data) <= self._short:
                     self.messages += 1
@@ -166,6 +171,7 @@ class Incoming:
                 self._budget,
                 self.admits,
                 self._owner.lost,
+                None if self._bucket is None else partial(self._turn, self._bucket),
             )
         self._reader.start()
         self._reader.look()
@@ -221,8 +227,14 @@ class Incoming:
         assert self._owner.info is not None
         return SessionClosed(self._owner.info)
 
-    async def _wait_for(self, bucket: Bucket) -> None:
+    async def _turn(self, bucket: Bucket) -> None:
+        """Wait until one more message is within the rate, if that is to delay them."""
         now = self._loop.time()
         wait = bucket.free_at(1, now) - now
-        if wait > 0:
+        if wait <= 0 or self._limits.over_rate != "delay":
+            return
+        self._delays = True
+        try:
             await asyncio.sleep(wait)
+        finally:
+            self._delays = False

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import final
 
@@ -24,6 +24,7 @@ class Reader:
         admits: Called with every message; tells whether it is one for the handler. If it
             ends the session, this is stopped.
         on_lost: Called once the transport is closed.
+        turn: Awaited before each message; None if there is no rate.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Reader:
         "_room",
         "_task",
         "_transport",
+        "_turn",
     )
 
     def __init__(
@@ -49,6 +51,7 @@ class Reader:
         budget: Budget,
         admits: Callable[[Data], bool],
         on_lost: Callable[[CloseInfo], object],
+        turn: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self._loop = loop
         self._transport = transport
@@ -56,6 +59,7 @@ class Reader:
         self._budget = budget
         self._admits = admits
         self._on_lost = on_lost
+        self._turn = turn
         self._messages: deque[tuple[Data, int]] = deque()
         self._bytes = 0
         self._arrival: asyncio.Future[None] | None = None
@@ -120,6 +124,8 @@ class Reader:
         try:
             while True:
                 await self._wait_for_room()
+                if self._turn is not None:
+                    await self._turn()
                 data = await self._transport.receive()
                 if not self._admits(data):
                     continue

@@ -83,7 +83,7 @@ class StarletteTransport:
     def try_send(self, prepared: Message) -> bool:
         """Send a message if the server takes it at once."""
         line = self._line
-        if line is not None and line.transport.get_write_buffer_size() > _FULL:
+        if line is not None and line.transport.get_write_buffer_size() >= _FULL:
             return False
         return self._trying.try_send(prepared)
 

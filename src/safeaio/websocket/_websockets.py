@@ -16,6 +16,7 @@ from ..exceptions import CloseInfo
 from ._close import ABNORMAL, NO_STATUS, cause_of
 from ._framing import TEXT, Framed, framed
 from ._step import value_of
+from ._tcp import hold_little
 from ._transport import Data, TransportCaps, TransportClosed
 
 _OPEN = State.OPEN
@@ -38,6 +39,7 @@ class WebsocketsTransport:
 
     def __init__(self, connection: Connection) -> None:
         protocol = connection.protocol
+        hold_little(connection.transport)
         self._connection = connection
         self._plain: bool = (
             protocol.side is SERVER and not protocol.extensions and not protocol.debug

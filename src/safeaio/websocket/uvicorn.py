@@ -55,8 +55,9 @@ async def serve(
         hub: What its WebSockets are sessions of.
         sockets: Where to listen, if not at `host` and `port`.
         task_status: Told once it listens, as `supervise` wants it.
-        **options: Of `uvicorn.Config`. By default `timeout_graceful_shutdown` is 5 s, and
-            a message may have as many bytes as in the hub.
+        **options: Of `uvicorn.Config`. By default `timeout_graceful_shutdown` is 5 s, a
+            message may have as many bytes as in the hub, and `ws_per_message_deflate` is
+            off: what it keeps for each connection, no budget counts.
 
     Raises:
         RuntimeError: If uvicorn did not start.
@@ -66,6 +67,7 @@ async def serve(
     """
     options.setdefault("timeout_graceful_shutdown", 5)
     options.setdefault("ws_max_size", hub.max_message_bytes)
+    options.setdefault("ws_per_message_deflate", False)
     config = uvicorn.Config(HubMiddleware(app, hub), **options)
     server = _Server(config)
     async with cleanup_scope(cleanup_timeout=None) as scope:
@@ -78,8 +80,10 @@ async def serve(
         async def stop() -> None:
             await cancel_and_wait(listens, shutdown)
             if not serving.done():
-                await hub.drain()
-                server.should_exit = True
+                try:
+                    await hub.drain()
+                finally:
+                    server.should_exit = True
                 await serving
 
         scope.defer(stop)
@@ -89,6 +93,8 @@ async def serve(
         await asyncio.wait([serving, shutdown], return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             await serving
+        else:  # here, and not in the cleanup: a step of that has less time
+            await hub.drain()
 
 
 async def _shutdown() -> None:

@@ -646,12 +646,9 @@ async def test_a_session_is_its_loops_own() -> None:
             hub.drain,
         ):
             in_another_loop(use)
-        for use in (
-            lambda: session.join("another"),
-            lambda: session.leave("room"),
-            lambda: hub.publish("room", "a"),
-        ):
-            in_no_loop(use)
+        in_no_loop(lambda: session.join("another"))
+        in_no_loop(lambda: session.leave("room"))
+        in_no_loop(lambda: hub.publish("room", "a"))
 
     await asyncio.to_thread(elsewhere)
     assert session.closed is None

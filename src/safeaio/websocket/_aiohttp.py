@@ -75,7 +75,7 @@ class AiohttpTransport:
         try:
             await self._trying.send(prepared)
         except (OSError, RuntimeError):
-            pass
+            hold_little(self._transport)
         else:
             return
         raise TransportClosed(CloseInfo(ABNORMAL, "", "remote", False, "vanished"))
@@ -107,10 +107,12 @@ class AiohttpTransport:
         await self._websocket.send_frame(frame[start:], kind)
 
 
-def _transport_of(websocket: Any) -> asyncio.Transport | None:
-    if isinstance(websocket, WebSocketResponse):
-        request: Any = websocket._req
-        return None if request is None else request.transport
+def _transport_of(
+    owner: WebSocketResponse | ClientWebSocketResponse,
+) -> asyncio.Transport | None:
+    websocket: Any = owner
+    if isinstance(owner, WebSocketResponse):
+        return None if websocket._req is None else websocket._req.transport
     connection = websocket._response.connection
     return None if connection is None else connection.transport
 

@@ -104,10 +104,15 @@ class Browser:
                 answer.set_exception(RuntimeError("chromium has ended"))
 
 
+def install() -> str:
+    """Return where Chromium is, once it has been installed."""
+    return installed("chromium", "chromium")
+
+
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """Run Chromium, with a profile that is thrown away."""
-    program = installed("chromium", "chromium")
+    program = install()
     with tempfile.TemporaryDirectory(
         prefix="chromium-", ignore_cleanup_errors=True
     ) as profile:

@@ -40,23 +40,25 @@ class NpmClient:
         raise AssertionError(f"node ended, and told of no {' or '.join(wanted)}")
 
 
-def install() -> None:
-    """Have npm put `ws` below .venv/, unless it is there."""
+def install() -> str:
+    """Return where Node.js is, once npm has put `ws` below .venv/."""
+    node = installed("node", "nodejs")
     package = _FOLDER / "node_modules" / "ws" / "package.json"
     if package.exists() and json.loads(package.read_text())["version"] == VERSION:
-        return
+        return node
     npm = installed("npm", "npm")
     options = ("--no-save", "--no-package-lock", "--no-audit", "--no-fund")
     command = [npm, "install", *options, "--prefix", str(_FOLDER), f"ws@{VERSION}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stderr}"
+    return node
 
 
 @asynccontextmanager
 async def npm_client(port: int) -> AsyncIterator[NpmClient]:
     """Run a client; it vanishes at the end of the block."""
     process = await asyncio.create_subprocess_exec(
-        installed("node", "nodejs"),
+        install(),
         str(_HERE / "client.mjs"),
         str(_FOLDER),
         f"ws://127.0.0.1:{port}/",

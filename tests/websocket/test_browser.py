@@ -4,12 +4,19 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from .chat import chat
-from .chromium import Browser, Page, chromium
+from .chromium import Browser, Page, chromium, install
 
 PATIENCE = 120.0  # seconds; on a busy machine
 
 _AWAKE = "['connected', 'awake again'].includes($('state').textContent)"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _chromium() -> None:
+    install()
 
 
 def run(test: Callable[[Browser], Awaitable[None]]) -> None:

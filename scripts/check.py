@@ -37,6 +37,9 @@ NOT_ON_LOWEST = (
     "websocket/test_uvicorn_serve.py",
 )
 
+# Of these nothing depends on Python: other people's clients, in processes of their own.
+OTHER_CLIENTS = ("websocket/test_browser.py", "websocket/test_npm_ws.py")
+
 
 def interpreters() -> dict[str, str]:
     """Find one CPython of each version that we support."""
@@ -126,6 +129,7 @@ def test() -> int:
     }
     checks["types"] = partial(_types, stable)
     checks["tests on the lowest dependencies"] = partial(_lowest, oldest)
+    checks["other clients"] = partial(_other_clients, stable)
     checks["docs"] = partial(_docs, stable)
     checks["lint"] = partial(_lint, stable)
     checks["package"] = partial(_package, stable)
@@ -185,13 +189,27 @@ def _suite(python: str, version: str, *, measured: bool) -> str:
     inside = environment(python, version, TESTED)
     data = {"COVERAGE_FILE": f".coverage.{version}"}
     coverage = ("-m", "coverage", "run") if measured else ()
-    return _last_line(_check(inside, *coverage, "-m", "pytest", "-q", env=data))
+    ignored = _ignore(OTHER_CLIENTS)
+    return _last_line(
+        _check(inside, *coverage, "-m", "pytest", "-q", *ignored, env=data)
+    )
 
 
 def _lowest(python: str) -> str:
     inside = environment(python, "lowest", TESTED, LOWEST)
-    ignored = [f"--ignore=tests/{name}" for name in NOT_ON_LOWEST]
+    ignored = _ignore((*NOT_ON_LOWEST, *OTHER_CLIENTS))
     return _last_line(_check(inside, "-m", "pytest", "-q", "tests", *ignored))
+
+
+def _ignore(names: tuple[str, ...]) -> list[str]:
+    return [f"--ignore=tests/{name}" for name in names]
+
+
+def _other_clients(python: str) -> str:
+    """Have npm's `ws` and Chromium talk to sessions; they are installed if need be."""
+    inside = environment(python, "clients", ("test",))
+    files = [f"tests/{name}" for name in OTHER_CLIENTS]
+    return _last_line(_check(inside, "-m", "pytest", "-q", *files))
 
 
 def _types(python: str) -> str:

@@ -3,42 +3,16 @@
 import asyncio
 import json
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
-import httpx
 import websockets.asyncio.client
 from websockets.exceptions import ConnectionClosed
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from .websocket.chat import chat
 
 Client = websockets.asyncio.client.ClientConnection
-
-
-@asynccontextmanager
-async def chat() -> AsyncIterator[tuple[subprocess.Popen[bytes], int]]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "chat", str(port)]
-    process = subprocess.Popen(command, cwd=EXAMPLES)  # noqa: ASYNC220
-    try:
-        async with httpx.AsyncClient(trust_env=False) as http:
-            while True:
-                with suppress(httpx.HTTPError):
-                    page = await http.get(f"http://127.0.0.1:{port}/")
-                    assert "be a slow client" in page.text
-                    break
-                assert process.poll() is None
-                await asyncio.sleep(0.05)
-        yield process, port
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def join(port: int, name: str, room: str = "lobby") -> Client:

@@ -1,6 +1,7 @@
 """The chat: one hub, a room of the hub for each room, and messages as JSON."""
 
 import asyncio
+import secrets
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,13 @@ def chat(**limits: Any) -> tuple[FastAPI, WebSocketHub[Any]]:
         async for message in session:
             if "flood" in message:  # of the button: what a busy room would send
                 for number in range(int(message["flood"])):
-                    hub.publish(room, {"noise": number, "text": "x" * 1000})
+                    # Which cannot be compressed, so that it is a flood.
+                    noise = secrets.token_urlsafe(750)
+                    hub.publish(room, {"noise": number, "text": noise})
                     if number % 50 == 49:
-                        await asyncio.sleep(0.01)  # so that who reads can keep up
+                        # No faster than whoever asked for it reads.
+                        await session.flush()
+                        await asyncio.sleep(0.01)
             else:
                 hub.publish(room, {"from": name, "text": str(message["text"])})
 

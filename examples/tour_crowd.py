@@ -70,6 +70,10 @@ class Client(asyncio.Protocol):
             self.waits.append(now - due)
             del self._data[:_FRAME]
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.connected.done():
+            self.connected.set_exception(ConnectionAbortedError("no handshake"))
+
     def _shake_hands(self) -> None:
         head, end, rest = self._data.partition(b"\r\n\r\n")
         if end:

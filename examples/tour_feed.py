@@ -7,10 +7,12 @@ is, and what it has measured; ends when stdin does.
 import asyncio
 import gc
 import json
+import os
 import resource
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +45,7 @@ class ConnectionManager:
     async def serve(self, listening: socket.socket) -> None:
         app = FastAPI()
         app.add_api_websocket_route("/feed", self.endpoint)
-        config = uvicorn.Config(app, log_level="warning")
+        config = uvicorn.Config(app, log_level="critical")
         await uvicorn.Server(config).serve([listening])
 
     async def endpoint(self, websocket: WebSocket) -> None:
@@ -96,7 +98,7 @@ class Hub:
     async def serve(self, listening: socket.socket) -> None:
         app = FastAPI()
         app.add_api_websocket_route("/feed", self.endpoint)
-        await serve(app, self._hub, sockets=[listening], log_level="warning")
+        await serve(app, self._hub, sockets=[listening], log_level="critical")
 
     async def endpoint(self, websocket: WebSocket) -> None:
         async with self._hub.session(websocket) as session:
@@ -161,11 +163,13 @@ async def main(name: str) -> None:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     serving = asyncio.create_task(way.serve(listening))
     print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
-    if await asyncio.to_thread(sys.stdin.readline):
-        print(json.dumps(await measure(way)), flush=True)
-        await asyncio.to_thread(sys.stdin.readline)
-    serving.cancel()
+    with suppress(BrokenPipeError):  # whoever started this is gone
+        if await asyncio.to_thread(sys.stdin.readline):
+            print(json.dumps(await measure(way)), flush=True)
+            await asyncio.to_thread(sys.stdin.readline)
+    assert not serving.done()
+    os._exit(0)  # a thousand clients are no reason to stay
 
 
 if __name__ == "__main__":
-    safeaio.run(main, sys.argv[1], on_leak="ignore")
+    safeaio.run(main, sys.argv[1])

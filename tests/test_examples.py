@@ -180,6 +180,9 @@ def test_server_ends_with_its_stdin(script: str, argument: str) -> None:
     ) as server:
         assert server.stdin
         assert server.stdout
-        assert json.loads(server.stdout.readline())["port"] > 0
-        server.stdin.close()
-        assert server.wait(timeout=PATIENCE) == 0
+        try:
+            assert json.loads(server.stdout.readline())["port"] > 0
+            server.stdin.close()
+            assert server.wait(timeout=PATIENCE) == 0
+        finally:
+            server.kill()

@@ -24,7 +24,7 @@ def deaf_clients(stage: Stage) -> Report:
         )
     told = ", ".join(f"{row['told %']:.0f} % with {row['way']}" for row in rows)
     return Report(
-        f"Tell {CLIENTS:,} WebSocket clients {SIZE >> 10} KiB each {INTERVAL:g} s for "
+        f"Tell {CLIENTS:,} WebSocket clients {SIZE >> 10} KiB every {INTERVAL:g} s for "
         f"{SECONDS:g} s; {DEAF} of them never read",
         rows,
         f"Messages that reached the other {CLIENTS - DEAF}: {told}. "

@@ -15,6 +15,7 @@ import tour_cleanup
 import tour_fetch
 import tour_shutdown
 import tour_supervise
+import tour_websocket
 from tour_stage import Report, Stage
 
 CHAPTERS: list[Callable[[Stage], Report]] = [
@@ -23,6 +24,7 @@ CHAPTERS: list[Callable[[Stage], Report]] = [
     tour_cleanup.second_cancel,
     tour_shutdown.real_signals,
     tour_supervise.twenty_minutes,
+    tour_websocket.deaf_clients,
 ]
 
 

@@ -126,6 +126,25 @@ def test_bare_tasks_die_unheard(numbers: Numbers) -> None:
     assert row["database closed"] == "too early"
 
 
+def test_hub_spares_those_who_read(numbers: Numbers) -> None:
+    """Ten who do not are evicted, and cost neither messages, nor time, nor memory."""
+    row = numbers["deaf_clients"]["WebSocketHub"]
+    assert row["told %"] > 90  # the last ones may still be under way
+    assert row["p99 ms"] < numbers["deaf_clients"]["ConnectionManager"]["p99 ms"] / 2
+    assert row["deaf evicted"] == 10
+    assert row["MB above start"] < 5
+
+
+def test_deaf_clients_harm_the_others(numbers: Numbers) -> None:
+    """A loop of sends stops at the first of them; what never waits keeps all in memory."""
+    loop = numbers["deaf_clients"]["ConnectionManager"]
+    assert loop["told %"] < 50
+    assert loop["deaf evicted"] == 0
+    broadcast = numbers["deaf_clients"]["websockets.broadcast"]
+    assert broadcast["MB above start"] > 5
+    assert broadcast["deaf evicted"] == 0
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
 )
@@ -144,14 +163,26 @@ def test_tour_leaves_no_process(number: signal.Signals, status: int) -> None:
         assert "Traceback" not in rest
 
 
-def test_server_ends_with_its_stdin() -> None:
+@pytest.mark.parametrize(
+    ("script", "argument"),
+    [
+        ("tour_server.py", str(SERVER_LIMIT)),
+        ("tour_feed.py", "ConnectionManager"),
+        ("tour_feed.py", "websockets.broadcast"),
+        ("tour_feed.py", "WebSocketHub"),
+    ],
+)
+def test_server_ends_with_its_stdin(script: str, argument: str) -> None:
     """A server whose starter is gone, whatever way it went, ends by itself."""
-    command = [sys.executable, str(EXAMPLES / "tour_server.py"), str(SERVER_LIMIT)]
+    command = [sys.executable, str(EXAMPLES / script), argument]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdin
         assert server.stdout
-        assert json.loads(server.stdout.readline())["port"] > 0
-        server.stdin.close()
-        assert server.wait(timeout=PATIENCE) == 0
+        try:
+            assert json.loads(server.stdout.readline())["port"] > 0
+            server.stdin.close()
+            assert server.wait(timeout=PATIENCE) == 0
+        finally:
+            server.kill()

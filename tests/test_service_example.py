@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import itertools
+import json
 import os
 import signal
 import socket
@@ -14,11 +15,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Self
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 import safeaio
 from safeaio import (
@@ -36,6 +40,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.append(str(EXAMPLES))
 
 from service import store as store_module
+from service.feed import STALL_TIMEOUT
 from service.poller import Poller
 from service.store import Reading, Store
 
@@ -177,6 +182,56 @@ def clients(running: Running) -> Iterator[set[str]]:
             thread.join()
 
 
+class Watcher:
+    """One who watches the feed.
+
+    Attributes:
+        heard: The sensors of all readings so far.
+        values: The latest of each.
+        code: With which the feed was closed, if it was.
+    """
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.values: dict[str, float | None] = {}
+        self.code: int | None = None
+
+    def listen(self, client: ClientConnection) -> None:
+        with suppress(ConnectionClosed):
+            for message in client:
+                reading = json.loads(message)
+                self.values[reading["sensor"]] = reading["value"]
+                self.heard.append(reading["sensor"])
+        self.code = client.close_code
+
+
+@contextmanager
+def watching(running: Running) -> Iterator[Watcher]:
+    watcher = Watcher()
+    with connect(f"ws://127.0.0.1:{running.port}/feed", proxy=None) as client:
+        thread = threading.Thread(target=watcher.listen, args=(client,))
+        thread.start()
+        try:
+            yield watcher
+        finally:
+            client.close()
+            thread.join()
+
+
+@contextmanager
+def deaf(running: Running) -> Iterator[None]:
+    """Watch the feed, and never read a byte of it."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", running.port))
+        client.sendall(
+            b"GET /feed HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        yield
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep everybody else from reading and writing a database."""
@@ -268,6 +323,57 @@ def test_a_request_under_way_at_the_end_is_answered(tmp_path: Path) -> None:
     assert code == 0, running.log
 
 
+def test_who_watches_hears_all_and_is_told_of_the_end(tmp_path: Path) -> None:
+    """What was stored before a SIGTERM comes before the 1012; nothing is told that is not."""
+    with Sensor() as sensor, service(tmp_path, sensor.port) as running:
+        with watching(running) as one, watching(running) as other:
+            with clients(running) as taken:
+                until(lambda: one.values.get(sensor.name) == 21.5)
+                until(lambda: len(taken) > 20)
+                assert "feed: 2 watching, 0 bytes behind, 0 evicted" in running.status
+                due = set(taken)
+                until(lambda: running.put("last") == 201)
+                assert running.end() == 0, running.log
+            until(lambda: one.code and other.code)
+        rows = stored(running.database)
+        assert taken <= set(rows)
+        for watcher in (one, other):
+            assert watcher.code == 1012
+            assert due | {"last"} <= set(watcher.heard)
+            assert Counter(watcher.heard) <= rows
+
+
+def test_who_does_not_read_the_feed_holds_nobody_up(tmp_path: Path) -> None:
+    """And is evicted; until then readings are taken, and the others hear them at once."""
+    big = "x" * 4000
+    with service(tmp_path) as running, watching(running) as watcher, deaf(running):
+        told = [monotonic()]
+
+        def status_after_one() -> str:
+            heard = len(watcher.heard)
+            if running.put(big) == 201:
+                until(lambda: len(watcher.heard) > heard)
+                told.append(monotonic())
+            return running.status
+
+        until(lambda: "feed: 2 watching" in running.status)
+        until(lambda: ", 0 bytes behind" not in status_after_one())
+        until(lambda: "1 watching, 0 bytes behind, 1 evicted" in status_after_one())
+        told.append(monotonic())
+        assert max(b - a for a, b in pairwise(told)) < STALL_TIMEOUT - 1
+        assert running.end() == 0, running.log
+
+
+def test_no_number_is_told_as_none(tmp_path: Path) -> None:
+    """JSON has no NaN: a sensor that says so must not end the writer."""
+    with Sensor(says=b"nan\n") as odd, service(tmp_path, odd.port) as running:
+        with watching(running) as watcher:
+            until(lambda: odd.name in watcher.values)
+            assert watcher.values[odd.name] is None
+        assert "restarts" not in running.status
+        assert running.end() == 0, running.log
+
+
 def test_a_port_in_use_is_a_failed_start(tmp_path: Path) -> None:
     """It ends the program, as any other error, with the reason."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -281,7 +387,7 @@ def test_a_port_in_use_is_a_failed_start(tmp_path: Path) -> None:
         )
     assert ended.returncode == 1
     assert "service 'api'" in ended.stderr
-    assert "Address already in use" in ended.stderr
+    assert "address already in use" in ended.stderr
     assert "SystemExit" not in ended.stderr
 
 

@@ -2,19 +2,31 @@
 
 import argparse
 import logging
+from functools import partial
 
 import safeaio
 from safeaio import Backoff, Service, Supervisor, supervise
+from safeaio.websocket.uvicorn import serve
 
-from .api import application, serve
+from .api import application
+from .feed import Feed
 from .poller import Poller
 from .store import Store
 
 
 async def main(database: str, port: int, sensor_ports: list[int]) -> None:
-    store = Store(database)
+    feed = Feed()
+    store = Store(database, feed.tell)
     poller = Poller([("127.0.0.1", sensor) for sensor in sensor_ports], store)
-    app = application(store, poller, lambda: sup)
+    app = application(store, poller, feed, lambda: sup)
+    serve_all = partial(
+        serve,
+        app,
+        feed.hub,
+        port=port,
+        log_level="warning",
+        timeout_graceful_shutdown=3,  # no request takes longer than a `put`
+    )
     # In the order of their use: the API stops first, the writer last.
     sup: Supervisor = supervise(
         Service(
@@ -24,7 +36,7 @@ async def main(database: str, port: int, sensor_ports: list[int]) -> None:
             backoff=Backoff(cap=1),
         ),
         Service(poller.poll, 0.2, name="poller", watchdog=2),
-        Service(serve, app, port, name="api"),
+        Service(serve_all, name="api"),
         name="service",
     )
     await sup

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import TypeAlias
 
@@ -39,10 +39,17 @@ class Store:
     """Takes readings in, writes them in batches, and counts them.
 
     Whoever `put` one knows, once that has returned, that it is on the disk.
+
+    Args:
+        path: Of the database.
+        tell: Called with those that are on the disk now.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self, path: str, tell: Callable[[list[Reading]], object] = lambda _: None
+    ) -> None:
         self._path = path
+        self._tell = tell
         self._queue: asyncio.Queue[Queued] = asyncio.Queue(AT_ONCE)
         self._batch: list[Queued] = []
         self._fault = Fault("store")
@@ -100,11 +107,13 @@ class Store:
         await safeaio.shielded(self._write_down())
 
     async def _write_down(self) -> None:
-        await asyncio.to_thread(self._insert, [reading for reading, _ in self._batch])
+        readings = [reading for reading, _ in self._batch]
+        await asyncio.to_thread(self._insert, readings)
         for _, stored in self._batch:
             if not stored.done():
                 stored.set_result(None)
         self._batch.clear()
+        self._tell(readings)
 
     def _create(self) -> None:
         with closing(self._connect()) as database, database:

@@ -8,6 +8,7 @@ the client is that of websockets, whose socket is not read.
 import asyncio
 import fcntl
 import platform
+import select
 import socket
 import sys
 import termios
@@ -194,8 +195,12 @@ async def deaf_client(
 # What it is sent
 
 
-async def absorbed_by_kernel(size: int, *options: Option, unread: bool = False) -> int:
-    """Count the bytes that a bare socket takes, or those that got to the client's."""
+async def absorbed_by_kernel(
+    size: int,
+    *options: Option,
+    then: Callable[[socket.socket, socket.socket], int] | None = None,
+) -> int:
+    """Count the bytes that a bare socket takes; or what is to be counted then."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for option in options:
             listener.setsockopt(socket.IPPROTO_TCP, *option)
@@ -203,12 +208,21 @@ async def absorbed_by_kernel(size: int, *options: Option, unread: bool = False) 
             accepted, _ = listener.accept()
             with accepted:
                 taken = await _fill(accepted, b"x" * size)
-                return _unread(client) if unread else taken
+                return taken if then is None else then(accepted, client)
 
 
-def _unread(connection: socket.socket) -> int:
-    count = fcntl.ioctl(connection, termios.FIONREAD, bytes(4))
+def unread(server: socket.socket, client: socket.socket) -> int:
+    """Count what has got to the client's kernel."""
+    count = fcntl.ioctl(client, termios.FIONREAD, bytes(4))
     return int.from_bytes(count, sys.byteorder)
+
+
+def read_before_it_is_writable(server: socket.socket, client: socket.socket) -> int:
+    """Count what the client has to read before the server is told that there is room."""
+    count = 0
+    while not select.select([], [server], [], 0.01)[1]:
+        count += len(client.recv(4 * KIB))
+    return count
 
 
 async def _fill(connection: socket.socket, data: bytes) -> int:
@@ -279,7 +293,10 @@ async def print_absorbed() -> None:
     hub = patient()
     ways: dict[str, Callable[..., Awaitable[int | None]]] = {
         "both kernels": absorbed_by_kernel,
-        "of that, the client's": partial(absorbed_by_kernel, unread=True),
+        "of that, the client's": partial(absorbed_by_kernel, then=unread),
+        "read before there is room again": partial(
+            absorbed_by_kernel, then=read_before_it_is_writable
+        ),
         "websockets, `send`": lambda *a: absorbed_by_server(on_websockets(), *a),
         "aiohttp, `send_bytes`": lambda *a: absorbed_by_server(on_aiohttp(), *a),
         "uvicorn, `send_bytes`": lambda *a: absorbed_by_server(on_uvicorn(), *a),

@@ -9,7 +9,7 @@ import aiohttp
 import attrs
 import pytest
 import websockets.asyncio.client
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import safeaio
 from safeaio.websocket import (
@@ -28,8 +28,17 @@ from safeaio.websocket._asgi import set_options, tcp_options, transport_of
 from safeaio.websocket._starlette import StarletteTransport
 from safeaio.websocket._websockets import WebsocketsTransport
 
-from .test_invariants import Endpoint, echo, fill, idle, run, until
-from .wires import WIRES, on_aiohttp, on_uvicorn, on_websockets
+from .test_invariants import Endpoint, descriptors, echo, fill, idle, run, until
+from .wires import (
+    WIRES,
+    Client,
+    Wire,
+    no_middleware,
+    on_aiohttp,
+    on_hypercorn,
+    on_uvicorn,
+    on_websockets,
+)
 
 # Clients, too
 
@@ -115,11 +124,80 @@ def test_pins() -> None:
                     assert callable(websocket.send_data)
                 elif name == "aiohttp":
                     assert websocket._req.transport is not None
-                elif name == "uvicorn":
+                elif name != "memory":
                     line = websocket.scope["safeaio.line"]
                     assert not line.transport.is_closing()
                 await client.close()
                 await until(partial(_has_errors, endpoint))
+
+    run(test)
+
+
+# What ASGI servers do, which the docs tell of
+
+
+@pytest.mark.parametrize(
+    ("wire", "raises"),
+    [(on_uvicorn(), True), (on_hypercorn(), False)],
+    ids=["uvicorn", "hypercorn"],
+)
+def test_send_to_one_who_has_gone(wire: Wire, *, raises: bool) -> None:
+    """On hypercorn it goes on as if it were sent: `receive` alone tells."""
+
+    async def test() -> None:
+        peer: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
+        raised: list[bool] = []
+
+        async def endpoint(websocket: WebSocket) -> None:
+            await websocket.accept()
+            (await peer).vanish()
+            with pytest.raises(WebSocketDisconnect):
+                await websocket.receive_text()
+            for _ in range(3):
+                try:
+                    await websocket.send_text("x")
+                except (WebSocketDisconnect, RuntimeError):
+                    raised.append(True)
+                else:
+                    raised.append(False)
+
+        async with wire(endpoint, WebSocketHub()) as connect:
+            peer.set_result(await connect())
+            await until(lambda: len(raised) == 3)
+        assert raised == [raises] * 3
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [on_uvicorn(no_middleware), on_hypercorn(no_middleware)],
+    ids=["uvicorn", "hypercorn"],
+)
+def test_without_the_middleware(wire: Wire) -> None:
+    """A session is over in time, though the server keeps the socket for its peer."""
+
+    async def test() -> None:
+        hub = WebSocketHub(stall_timeout=0.2, close_timeout=0.2)
+        open_before: list[int] = []
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            open_before.append(descriptors())
+            client.be_deaf()
+            await fill(session)
+            await until(lambda: session.closed)
+
+        endpoint = Endpoint(hub, handler)
+        async with wire(endpoint, hub) as connect:
+            endpoint.peer.set_result(await connect())
+            await until(lambda: endpoint.errors)
+            snapshot = hub.snapshot()
+            assert (snapshot.evicted, snapshot.sessions) == (1, 0)
+            assert snapshot.queued_bytes == 0
+            await asyncio.sleep(0.3)
+            assert descriptors() == open_before[0]
+        assert endpoint.errors == [None]
 
     run(test)
 
@@ -129,7 +207,7 @@ def test_pins() -> None:
 
 def test_ping_of_websockets() -> None:
     async def test() -> None:
-        hub = WebSocketHub(heartbeat=0.1)
+        hub = WebSocketHub(heartbeat=0.1, stall_timeout=0.5)
         latencies: list[float | None] = []
 
         async def handler(session: Any) -> None:
@@ -356,6 +434,25 @@ async def test_middleware_absorbs_a_refusal() -> None:
     server = Server()
     await HubMiddleware(app, WebSocketHub())(server.scope, server.receive, server.send)
     assert transport_of(server.send) is None
+
+
+@pytest.mark.parametrize(("version", "has_line"), [("1.1", True), ("2", False)])
+async def test_a_line_is_of_one_websocket(version: str, *, has_line: bool) -> None:
+    """Over HTTP/2 others have the same transport: it is nobody's to drop."""
+    seen: list[bool] = []
+
+    class Stream:
+        transport = asyncio.Transport()
+
+        async def send(self, event: Any) -> None:
+            raise NotImplementedError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append("safeaio.line" in scope)
+
+    scope = {"type": "websocket", "http_version": version}
+    await HubMiddleware(app, WebSocketHub())(scope, Server().receive, Stream().send)
+    assert seen == [has_line]
 
 
 def test_options_of_tcp() -> None:

@@ -299,16 +299,19 @@ def on_hypercorn(outermost: Any = HubMiddleware) -> Wire:
     return wire
 
 
+UVICORN = {"uvicorn": "auto", "uvicorn-wsproto": "wsproto"}
+"""What uvicorn calls its implementations of WebSockets."""
+
+if importlib.util.find_spec("uvicorn.protocols.websockets.websockets_impl"):
+    UVICORN["uvicorn-legacy"] = "websockets"
+
 WIRES: dict[str, Wire] = {
     "memory": memory,
     "websockets": on_websockets,
     "aiohttp": on_aiohttp,
-    "uvicorn": on_uvicorn(),
-    "uvicorn-wsproto": on_uvicorn(ws="wsproto"),
+    **{name: on_uvicorn(ws=ws) for name, ws in UVICORN.items()},
     "hypercorn": on_hypercorn(),
 }
-if importlib.util.find_spec("uvicorn.protocols.websockets.websockets_impl"):
-    WIRES["uvicorn-legacy"] = on_uvicorn(ws="websockets")
 
 TELLS_NO_CODE = (WIRES["hypercorn"],)
 """Where a peer that closes looks like one that vanished: 1006, and no reason."""

@@ -102,9 +102,9 @@ class HubMiddleware:
                 await send(message)
             return
         transport = transport_of(send)
-        if (
-            transport is not None and scope["http_version"] == "1.1"
-        ):  # and nobody else's
+        if scope.get("http_version", "1.1") != "1.1":
+            transport = None  # it has other streams, too
+        if transport is not None:
             set_options(transport, self._options)
             scope = {**scope, LINE: Line(transport, receive)}
         with suppress(SessionRefused):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from safeaio.websocket._asgi import set_options, tcp_options, transport_of
 from safeaio.websocket._starlette import StarletteTransport
 from safeaio.websocket._websockets import WebsocketsTransport
 
+from .raw import connect
 from .test_invariants import Endpoint, descriptors, echo, fill, idle, run, until
 from .wires import (
     WIRES,
@@ -596,6 +598,68 @@ def test_no_ping_where_the_buffer_is_full() -> None:
     run(test)
 
 
+def test_no_ping_where_writing_has_to_wait() -> None:
+    """The buffer has room again, but not yet enough for websockets to go on."""
+
+    async def test() -> None:
+        hub = WebSocketHub(heartbeat=None)
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            client.be_deaf()
+            [connection] = raw
+            transport = WebsocketsTransport(connection)
+            wire = connection.transport
+            while not connection.paused:
+                wire.write(b"x" * 16_384)
+            wire.set_write_buffer_limits(high=1 << 20)
+            assert transport.ping().cancelled()
+            client.vanish()
+            await until(lambda: session.closed)
+
+        endpoint = Endpoint(hub, handler)
+        raw: list[Any] = []
+
+        async def keep(websocket: Any) -> None:
+            raw.append(websocket)
+            await endpoint(websocket)
+
+        async with on_websockets(keep, hub) as connect:
+            endpoint.peer.set_result(await connect())
+            await until(lambda: endpoint.errors)
+        assert endpoint.errors == [None]
+
+    run(test)
+
+
+def test_a_ping_to_one_who_has_just_gone() -> None:
+    """Before the loop has heard of it, as a sweep may be."""
+
+    async def test() -> None:
+        hub = WebSocketHub(heartbeat=None)
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            transport = WebsocketsTransport(raw[0])
+            client.reset()
+            assert transport.ping().cancelled()
+            await until(lambda: session.closed)
+
+        endpoint: Any = Endpoint(hub, handler)
+        raw: list[Any] = []
+
+        async def keep(websocket: Any) -> None:
+            raw.append(websocket)
+            await endpoint(websocket)
+
+        async with on_websockets(keep, hub) as healthy:
+            endpoint.peer.set_result(await connect(healthy.port))
+            await until(lambda: endpoint.errors)
+        assert endpoint.errors == [None]
+
+    run(test)
+
+
 class Failing:
     """A transport of somebody else, with defects."""
 
@@ -635,6 +699,43 @@ async def test_transport_with_defects(fails: str, reported: list[Any]) -> None:
                 await session.send("x")
     assert client.closed is not None
     assert client.closed.code == 1006
+    assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
+
+
+class Pinging(Failing):
+    """What comes of its pings is given."""
+
+    def __init__(self, end: MemoryWebSocket, pong: BaseException) -> None:
+        super().__init__(end, "_")
+        self._pong = pong
+
+    def ping(self) -> "asyncio.Future[float]":
+        if isinstance(self._pong, ZeroDivisionError):
+            raise self._pong
+        pong: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        pong.set_exception(self._pong)
+        return pong
+
+
+@pytest.mark.virtual_time
+async def test_a_ping_that_fails_ends_no_other_session(reported: list[Any]) -> None:
+    """Nor does it end the timeouts of the others."""
+    hub = WebSocketHub(heartbeat=1.0, idle_timeout=30.0)
+    server, _ = memory_pair()
+    ends: list[str] = []
+
+    async def endpoint(websocket: Any) -> None:
+        async with hub.session(websocket) as session:
+            with suppress(SessionClosed):
+                await session.receive()
+        assert session.closed is not None
+        ends.append(session.closed.cause)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(endpoint(Pinging(memory_pair()[0], ZeroDivisionError())))
+        group.create_task(endpoint(Pinging(memory_pair()[0], ConnectionError())))
+        group.create_task(endpoint(server))
+    assert ends == ["protocol", "idle", "idle"]
     assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
 
 

@@ -35,6 +35,7 @@ def value_of(coro: Coroutine[Any, Any, T]) -> T:
     except StopIteration as stop:
         value: T = stop.value
         return value
+    coro.close()
     raise RuntimeError(f"{coro!r} waits")
 
 

@@ -6,6 +6,7 @@ from typing import final
 
 from ._connection import Connection
 from ._limits import Limits
+from ._transport import broken
 
 _OFTEN, _SELDOM = 0.02, 0.25  # seconds from one look to the next
 _LOOKS = 8  # within the shortest timeout
@@ -100,13 +101,17 @@ class Sweeper:
             return
         pong = connection.pong
         if pong is not None and pong.done():
-            connection.latency = None if pong.cancelled() else pong.result()
+            came = not pong.cancelled() and pong.exception() is None
+            connection.latency = pong.result() if came else None
             connection.pong = pong = None
         if now - connection.pinged_at < interval:
             return
         if pong is None:
-            connection.pong = connection.transport.ping()
             connection.pinged_at = now
+            try:
+                connection.pong = connection.transport.ping()
+            except Exception as exc:  # noqa: BLE001 - of a transport that breaks its promise
+                connection.lost(broken(asyncio.get_running_loop(), exc))
         elif connection.incoming.paused:  # by us: it may well have come
             connection.pinged_at = now
         else:

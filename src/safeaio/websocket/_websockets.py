@@ -4,6 +4,7 @@
 # Of what it uses, `paused` and `send_data` are not documented: a test pins them.
 
 import asyncio
+from contextlib import suppress
 from typing import TypeAlias, cast, final
 
 from websockets.asyncio.connection import Connection
@@ -94,10 +95,10 @@ class WebsocketsTransport:
         """Send a ping; return what is told its latency."""
         connection = self._connection
         _, high = connection.transport.get_write_buffer_limits()
-        room = high - self.buffered()
-        if connection.protocol.state is State.OPEN and room > _PING:
-            # Which waits only if it fills the buffer.
-            return cast("asyncio.Future[float]", value_of(connection.ping()))
+        room = high - self.buffered() > _PING and not connection.paused
+        if connection.protocol.state is State.OPEN and room:
+            with suppress(RuntimeError):  # it waits: the peer has just gone
+                return cast("asyncio.Future[float]", value_of(connection.ping()))
         nothing: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         nothing.cancel()
         return nothing

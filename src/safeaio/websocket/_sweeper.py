@@ -11,6 +11,8 @@ from ._transport import broken
 _OFTEN, _SELDOM = 0.02, 0.25  # seconds from one look to the next
 _LOOKS = 8  # within the shortest timeout
 
+_OWN = 1 << 17  # bytes that a transport holds before it wants no more, twice
+
 
 @final
 class Sweeper:
@@ -25,6 +27,7 @@ class Sweeper:
         self._limits = limits
         self._connections = connections
         self._timer: asyncio.TimerHandle | None = None
+        self._most = limits.max_queue_bytes + _OWN
         timeouts = (
             limits.stall_timeout,
             limits.close_timeout,
@@ -66,7 +69,10 @@ class Sweeper:
             connection.seen, connection.heard_at = messages, now
         elif not incoming.waits:
             incoming.read_on()
-        if outgoing.messages:
+        if (connection.transport.buffered() or 0) > self._most:
+            connection.evict()
+            connection.abort()  # it makes pongs, as a rule, and would while we close
+        elif outgoing.messages:
             outgoing.has_moved(now)
             self._judge_writes(connection, now)
         if connection.info is None:

@@ -202,6 +202,24 @@ def test_pings_without_end(wire: Wire) -> None:
     run(test, AssertionError if legacy else ())
 
 
+@pytest.mark.parametrize("how", ["reset", "close"])
+def test_gone_amid_pings(wire: Wire, how: str) -> None:
+    """Its pongs are under way still: that is no error of the handler's."""
+
+    async def test() -> None:
+        hub = WebSocketHub(**{**LIMITS, "first_message_timeout": None})
+        endpoint = Endpoint(hub, echo)
+        async with wire(endpoint, hub) as healthy:
+            raw = await connect(healthy.port, receive_buffer=4096)
+            pings = frame(PING, b"x" * 100) * 60_000
+            await _send_until_closed(raw, pings, seconds=0.5)
+            getattr(raw, how)()
+            await until(lambda: endpoint.errors)
+        assert endpoint.errors == [None]
+
+    run(test)
+
+
 def test_burst_of_connections(wire: Wire) -> None:
     """More than the hub takes: those beyond are refused, and nothing is left of them."""
 

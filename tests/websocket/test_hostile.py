@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,12 @@ from safeaio.websocket import WebSocketHub
 
 from .raw import BINARY, CONT, PING, TEXT, Raw, connect, frame
 from .test_invariants import Endpoint, descriptors, echo, idle, run, until
-from .wires import WIRES, Wire
+from .wires import WIRES, Wire, on_aiohttp, on_websockets
+
+ACCEPTED_FIRST = (on_websockets, on_aiohttp)
+"""Where a WebSocket has been accepted by the time that a hub may refuse it."""
+
+BURST = 200
 
 NETWORK = {name: wire for name, wire in WIRES.items() if name != "memory"}
 
@@ -37,6 +43,29 @@ async def half_a_frame_and_fin(raw: Raw) -> None:
 async def half_a_frame_and_reset(raw: Raw) -> None:
     await raw.send(frame(TEXT, b"x" * 1000)[:500])
     raw.reset()
+
+
+async def half_a_frame(raw: Raw) -> None:
+    """The rest never comes."""
+    await raw.send(frame(TEXT, b"x" * 1000)[:500])
+    assert await raw.close_code() in (3008, None)
+    raw.close()
+
+
+async def dripping(raw: Raw) -> None:
+    """A frame, byte by byte."""
+
+    async def drip() -> None:
+        with suppress(OSError):
+            for byte in frame(TEXT, b"x" * 1000):
+                await raw.send(bytes([byte]))
+                await asyncio.sleep(0.02)
+
+    sending = asyncio.create_task(drip())
+    assert await raw.close_code() in (3008, None)
+    sending.cancel()
+    await asyncio.wait([sending])
+    raw.close()
 
 
 async def fin(raw: Raw) -> None:
@@ -87,6 +116,8 @@ async def _send_until_closed(raw: Raw, data: bytes, seconds: float = 2) -> None:
 
 
 ATTACKS = (
+    half_a_frame,
+    dripping,
     half_a_frame_and_fin,
     half_a_frame_and_reset,
     fin,
@@ -110,9 +141,11 @@ def test_attack(wire: Wire, attack: Attack) -> None:
             friend = await healthy()
             await friend.send("hello")
             assert await friend.receive() == "hello"
+            before = descriptors()
             await attack(await connect(healthy.port))
             await until(lambda: endpoint.errors)
             assert hub.snapshot().sessions == 1
+            await until(lambda: descriptors() == before)
             await friend.send("still here")
             assert await friend.receive() == "still here"
             await friend.close()
@@ -221,25 +254,77 @@ def test_gone_amid_pings(wire: Wire, how: str) -> None:
 
 
 def test_burst_of_connections(wire: Wire) -> None:
-    """More than the hub takes: those beyond are refused, and nothing is left of them."""
+    """More than the hub takes: the others are told when to come back."""
 
     async def test() -> None:
-        hub = WebSocketHub(**{**LIMITS, "max_sessions": 50})
+        hub = WebSocketHub(
+            **{**LIMITS, "max_sessions": 50, "first_message_timeout": None}
+        )
         endpoint = Endpoint(hub, idle)
+        answers: list[str] = []
+        codes: list[int | None] = []
 
-        async def attempt() -> Raw | None:
+        async def attempt(port: int) -> None:
             try:
-                return await connect(healthy.port)
-            except OSError:
-                return None
+                raw = await connect(port)
+            except ConnectionError as refusal:
+                answers.append(str(refusal).lower())
+                return
+            try:
+                codes.append(await raw.close_code())
+            finally:
+                raw.close()
 
         async with wire(endpoint, hub) as healthy:
-            raws = await asyncio.gather(*(attempt() for _ in range(200)))
-            await until(lambda: hub.snapshot().sessions == 50)
-            for raw in raws:
-                if raw is not None:
-                    raw.close()
+            before = descriptors()
+            attempts = [
+                asyncio.create_task(attempt(healthy.port)) for _ in range(BURST)
+            ]
+            await until(lambda: len(answers) + len(codes) == BURST - 50)
+            assert hub.snapshot().sessions == 50
+            for attempted in attempts:
+                attempted.cancel()
+            await asyncio.wait(attempts)
             await until(lambda: hub.snapshot().sessions == 0)
-            await until(lambda: len(endpoint.sessions) == 50)
+            await until(lambda: descriptors() == before)
+        assert set(codes) <= {1013}
+        assert bool(codes) is (wire in ACCEPTED_FIRST)
+        assert all(answer.startswith("http/1.1 503") for answer in answers)
+        assert all("\r\nretry-after: 5\r\n" in answer for answer in answers)
+
+    run(test)
+
+
+def test_dripping_ones_are_evicted(wire: Wire) -> None:
+    """Something gets through to them all the time, but they never catch up."""
+
+    async def test() -> None:
+        hub = WebSocketHub(**{**LIMITS, "stall_timeout": 60.0, "lag_timeout": 0.5})
+
+        async def handler(session: Any) -> None:
+            session.join("room")
+            await idle(session)
+
+        async def drip(raw: Raw) -> None:
+            with suppress(OSError):
+                while await asyncio.get_running_loop().sock_recv(raw._socket, 256):
+                    await asyncio.sleep(0.01)
+
+        endpoint = Endpoint(hub, handler)
+        async with wire(endpoint, hub) as healthy:
+            raw = await connect(healthy.port, receive_buffer=4096)
+            await raw.send(frame(TEXT, b"hello"))
+            await until(lambda: hub.snapshot().rooms)
+            dripping = asyncio.create_task(drip(raw))
+            while not endpoint.errors:
+                hub.publish("room", "x" * 16_000, slow="drop_oldest")
+                await asyncio.sleep(0.001)
+            dripping.cancel()
+            await asyncio.wait([dripping])
+            raw.close()
+        [session] = endpoint.sessions
+        assert (session.closed.code, session.closed.cause) == (1013, "slow")
+        snapshot = hub.snapshot()
+        assert (snapshot.evicted, snapshot.queued_bytes) == (1, 0)
 
     run(test)

@@ -28,10 +28,10 @@ Attack = Callable[[Raw], Awaitable[None]]
 LIMITS: dict[str, Any] = {
     "max_queue_bytes": 100_000,
     "max_message_bytes": 50_000,
-    "stall_timeout": 0.5,
-    "close_timeout": 0.5,
+    "stall_timeout": 0.3,
+    "close_timeout": 0.3,
     "receive_rate": RateLimiter(500, burst=500),
-    "first_message_timeout": 1.0,
+    "first_message_timeout": 0.5,
 }
 
 
@@ -205,7 +205,7 @@ def test_pings_without_end(wire: Wire) -> None:
     """They are the transport's to answer: its buffer does not grow with the pongs."""
 
     async def test() -> None:
-        hub = WebSocketHub(**{**LIMITS, "heartbeat": 0.2})
+        hub = WebSocketHub(**{**LIMITS, "heartbeat": 0.2, "first_message_timeout": 1.0})
         endpoint = Endpoint(hub, echo)
         async with wire(endpoint, hub) as healthy:
             friend = await healthy()
@@ -220,7 +220,7 @@ def test_pings_without_end(wire: Wire) -> None:
                 await _send_until_closed(raw, pings, seconds=0.1)
                 most = max(most, transport.buffered() or 0)
                 await asyncio.sleep(0)
-            assert most < 100_000 + (2 << 20)
+            assert most < 100_000 + (8 << 20)
             assert await raw.close_code() in (1013, 3008, None)
             raw.close()
             await until(lambda: descriptors() == before)
@@ -306,8 +306,10 @@ def test_dripping_ones_are_evicted(wire: Wire) -> None:
             await idle(session)
 
         async def drip(raw: Raw) -> None:
+            data = b"some"
             with suppress(OSError):
-                while await asyncio.get_running_loop().sock_recv(raw._socket, 256):
+                while data:
+                    data = await asyncio.get_running_loop().sock_recv(raw._socket, 256)
                     await asyncio.sleep(0.01)
 
         endpoint = Endpoint(hub, handler)
@@ -323,6 +325,7 @@ def test_dripping_ones_are_evicted(wire: Wire) -> None:
             await asyncio.wait([dripping])
             raw.close()
         [session] = endpoint.sessions
+        assert session.closed is not None
         assert (session.closed.code, session.closed.cause) == (1013, "slow")
         snapshot = hub.snapshot()
         assert (snapshot.evicted, snapshot.queued_bytes) == (1, 0)

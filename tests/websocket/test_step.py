@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from safeaio.websocket._step import finish, step, value_of
+from safeaio.websocket._step import finish, step
 
 
 async def test_one_that_does_not_wait_is_over() -> None:
@@ -108,14 +108,3 @@ async def test_closed_with_what_awaits_it() -> None:
     coro.send(None)
     coro.close()
     assert closed == ["closed"]
-
-
-async def test_value_of_one_that_does_not_wait() -> None:
-    async def value(waits: bool) -> str:
-        if waits:
-            await asyncio.sleep(0)
-        return "value"
-
-    assert value_of(value(False)) == "value"
-    with pytest.raises(RuntimeError, match="waits"):
-        value_of(value(True))

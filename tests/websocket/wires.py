@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import socket
+import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -299,22 +300,30 @@ def on_hypercorn(outermost: Any = HubMiddleware) -> Wire:
     return wire
 
 
-UVICORN = {"uvicorn": "auto", "uvicorn-wsproto": "wsproto"}
+UVICORN = {"uvicorn": "auto"}
 """What uvicorn calls its implementations of WebSockets."""
 
-if importlib.util.find_spec("uvicorn.protocols.websockets.websockets_impl"):
-    UVICORN["uvicorn-legacy"] = "websockets"
+HYPERCORN = on_hypercorn()
+
+# These take long, and differ no more from one Python to the next than the others do.
+EVERY_SERVER = sys.version_info >= (3, 13)
+
+if EVERY_SERVER:
+    UVICORN["uvicorn-wsproto"] = "wsproto"
+    if importlib.util.find_spec("uvicorn.protocols.websockets.websockets_impl"):
+        UVICORN["uvicorn-legacy"] = "websockets"
 
 WIRES: dict[str, Wire] = {
     "memory": memory,
     "websockets": on_websockets,
     "aiohttp": on_aiohttp,
     **{name: on_uvicorn(ws=ws) for name, ws in UVICORN.items()},
-    "hypercorn": on_hypercorn(),
 }
+if EVERY_SERVER:
+    WIRES["hypercorn"] = HYPERCORN
 
-TELLS_NO_CODE = (WIRES["hypercorn"],)
+TELLS_NO_CODE = (HYPERCORN,)
 """Where a peer that closes looks like one that vanished: 1006, and no reason."""
 
-TASKS = {on_aiohttp: 2, WIRES["hypercorn"]: 2, WIRES.get("uvicorn-legacy"): 4}
+TASKS = {on_aiohttp: 2, HYPERCORN: 2, WIRES.get("uvicorn-legacy"): 4}
 """How many tasks a server has for each connection, the endpoint's among them; else 1."""

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any, TypeAlias, TypeVar
-
-T = TypeVar("T")
+from typing import Any, TypeAlias
 
 Rest: TypeAlias = tuple[Coroutine[Any, Any, Any], Any]
 """A coroutine that waits, and what it waits for."""
@@ -22,21 +20,6 @@ def step(coro: Coroutine[Any, Any, Any]) -> Rest | None:
         return coro, coro.send(None)
     except StopIteration:
         return None
-
-
-def value_of(coro: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns that does not wait.
-
-    Raises:
-        RuntimeError: If it does.
-    """
-    try:
-        coro.send(None)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
-    coro.close()
-    raise RuntimeError(f"{coro!r} waits")
 
 
 @coroutine

@@ -5,6 +5,7 @@
 
 import asyncio
 from contextlib import suppress
+from contextvars import Context
 from typing import TypeAlias, cast, final
 
 from websockets.asyncio.connection import Connection
@@ -13,7 +14,7 @@ from websockets.protocol import State
 
 from ..exceptions import CloseInfo
 from ._close import ABNORMAL, NO_STATUS, cause_of
-from ._step import value_of
+from ._step import Rest, finish
 from ._transport import Data, TransportCaps, TransportClosed
 
 _Payload: TypeAlias = tuple[bool, bytes]
@@ -33,10 +34,11 @@ class WebsocketsTransport:
         cancel_send="sent",
     )
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_pinging")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._pinging: asyncio.Task[None] | None = None
 
     async def receive(self) -> Data:
         """Return the next message."""
@@ -97,11 +99,21 @@ class WebsocketsTransport:
         _, high = connection.transport.get_write_buffer_limits()
         room = high - self.buffered() > _PING and not connection.paused
         if connection.protocol.state is State.OPEN and room:
-            with suppress(RuntimeError):  # it waits: the peer has just gone
-                return cast("asyncio.Future[float]", value_of(connection.ping()))
+            pinging = connection.ping()
+            try:
+                rest = pinging, pinging.send(None)
+            except StopIteration as sent:
+                return cast("asyncio.Future[float]", sent.value)
+            # It waits, for a turn of the loop: the peer has just gone.
+            self._pinging = asyncio.create_task(_end(rest), context=Context())
         nothing: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         nothing.cancel()
         return nothing
+
+
+async def _end(rest: Rest) -> None:
+    with suppress(ConnectionClosed):
+        await finish(rest)
 
 
 def _info_of(closed: ConnectionClosed) -> CloseInfo:

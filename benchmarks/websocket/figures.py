@@ -59,7 +59,10 @@ class Crowd:
 
 @contextmanager
 def _pair(script: str, name: str) -> Iterator[tuple[Process, Process]]:
-    with process(script, SERVER, name) as server, process("clients", CLIENTS) as clients:
+    with (
+        process(script, SERVER, name) as server,
+        process("clients", CLIENTS) as clients,
+    ):
         yield server, clients
 
 
@@ -103,7 +106,9 @@ def fan_out(n: int, size: int, times: int, rounds: int) -> dict[str, Cost]:
     with _pair("servers", "websockets") as (server, clients):
         clients("connect", port=server("port"), path=ROOM, n=n)
         return _by_turns(
-            (HUB, BROADCAST), rounds, lambda way: _tell(server, clients, way, n, size, times)
+            (HUB, BROADCAST),
+            rounds,
+            lambda way: _tell(server, clients, way, n, size, times),
         )
 
 
@@ -133,9 +138,7 @@ def _tell(
 def crowd(n: int, deaf: int, times: int) -> Crowd:
     """Tell `n` clients, some of whom never read, 30 times a second."""
     with _pair("servers", "websockets") as (server, clients):
-        server(
-            "configure", stall_timeout=STALL_TIMEOUT, memory_budget=MEMORY_BUDGET
-        )
+        server("configure", stall_timeout=STALL_TIMEOUT, memory_budget=MEMORY_BUDGET)
         port = server("port")
         clients("connect", port=port, path=ROOM, n=n - deaf)
         clients("connect", port=port, path=ROOM, n=deaf, deaf=True)

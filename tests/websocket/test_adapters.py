@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import attrs
 import pytest
 import websockets.asyncio.client
 import websockets.asyncio.server
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 import safeaio
 from safeaio.websocket import (
@@ -31,8 +32,18 @@ from safeaio.websocket._starlette import StarletteTransport
 from safeaio.websocket._tcp import set_options, tcp_options
 from safeaio.websocket._websockets import WebsocketsTransport
 
-from .test_invariants import Endpoint, echo, fill, idle, run, until
-from .wires import WIRES, on_aiohttp, on_uvicorn, on_websockets
+from .raw import connect
+from .test_invariants import Endpoint, descriptors, echo, fill, idle, run, until
+from .wires import (
+    WIRES,
+    Client,
+    Wire,
+    no_middleware,
+    on_aiohttp,
+    on_hypercorn,
+    on_uvicorn,
+    on_websockets,
+)
 
 # Clients, too
 
@@ -122,11 +133,80 @@ def test_pins() -> None:
                     assert websocket.protocol.extensions == []
                 elif name == "aiohttp":
                     assert _held(websocket._req.transport) == 1 << 16
-                elif name == "uvicorn":
+                elif name != "memory":
                     line = websocket.scope["safeaio.line"]
                     assert _held(line.transport) == 1 << 16
                 await client.close()
                 await until(partial(_has_errors, endpoint))
+
+    run(test)
+
+
+# What ASGI servers do, which the docs tell of
+
+
+@pytest.mark.parametrize(
+    ("wire", "raises"),
+    [(on_uvicorn(), True), (on_hypercorn(), False)],
+    ids=["uvicorn", "hypercorn"],
+)
+def test_send_to_one_who_has_gone(wire: Wire, *, raises: bool) -> None:
+    """On hypercorn it goes on as if it were sent: `receive` alone tells."""
+
+    async def test() -> None:
+        peer: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
+        raised: list[bool] = []
+
+        async def endpoint(websocket: WebSocket) -> None:
+            await websocket.accept()
+            (await peer).vanish()
+            with pytest.raises(WebSocketDisconnect):
+                await websocket.receive_text()
+            for _ in range(3):
+                try:
+                    await websocket.send_text("x")
+                except (WebSocketDisconnect, RuntimeError):
+                    raised.append(True)
+                else:
+                    raised.append(False)
+
+        async with wire(endpoint, WebSocketHub()) as connect:
+            peer.set_result(await connect())
+            await until(lambda: len(raised) == 3)
+        assert raised == [raises] * 3
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [on_uvicorn(no_middleware), on_hypercorn(no_middleware)],
+    ids=["uvicorn", "hypercorn"],
+)
+def test_without_the_middleware(wire: Wire) -> None:
+    """A session is over in time, though the server keeps the socket for its peer."""
+
+    async def test() -> None:
+        hub = WebSocketHub(stall_timeout=0.2, close_timeout=0.2)
+        open_before: list[int] = []
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            open_before.append(descriptors())
+            client.be_deaf()
+            await fill(session)
+            await until(lambda: session.closed)
+
+        endpoint = Endpoint(hub, handler)
+        async with wire(endpoint, hub) as connect:
+            endpoint.peer.set_result(await connect())
+            await until(lambda: endpoint.errors)
+            snapshot = hub.snapshot()
+            assert (snapshot.evicted, snapshot.sessions) == (1, 0)
+            assert snapshot.queued_bytes == 0
+            await asyncio.sleep(0.3)
+            assert descriptors() == open_before[0]
+        assert endpoint.errors == [None]
 
     run(test)
 
@@ -136,7 +216,7 @@ def test_pins() -> None:
 
 def test_ping_of_websockets() -> None:
     async def test() -> None:
-        hub = WebSocketHub(heartbeat=0.1)
+        hub = WebSocketHub(heartbeat=0.1, stall_timeout=0.5)
         latencies: list[float | None] = []
 
         async def handler(session: Any) -> None:
@@ -366,6 +446,25 @@ async def test_middleware_absorbs_a_refusal() -> None:
     assert transport_of(server.send) is None
 
 
+@pytest.mark.parametrize(("version", "has_line"), [("1.1", True), ("2", False)])
+async def test_a_line_is_of_one_websocket(version: str, *, has_line: bool) -> None:
+    """Over HTTP/2 others have the same transport: it is nobody's to drop."""
+    seen: list[bool] = []
+
+    class Stream:
+        transport = asyncio.Transport()
+
+        async def send(self, event: Any) -> None:
+            raise NotImplementedError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append("safeaio.line" in scope)
+
+    scope = {"type": "websocket", "http_version": version}
+    await HubMiddleware(app, WebSocketHub())(scope, Server().receive, Stream().send)
+    assert seen == [has_line]
+
+
 def test_options_of_tcp() -> None:
     assert tcp_options(None, None) == []
     assert [value for _, value in tcp_options(1.5, 1 << 16)] == [1500, 1 << 16]
@@ -537,6 +636,68 @@ def test_no_ping_where_the_buffer_is_full() -> None:
     run(test)
 
 
+def test_no_ping_where_writing_has_to_wait() -> None:
+    """The buffer has room again, but not yet enough for websockets to go on."""
+
+    async def test() -> None:
+        hub = WebSocketHub(heartbeat=None)
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            client.be_deaf()
+            [connection] = raw
+            transport = WebsocketsTransport(connection)
+            wire = connection.transport
+            while not connection.paused:
+                wire.write(b"x" * 16_384)
+            wire.set_write_buffer_limits(high=1 << 20)
+            assert transport.ping().cancelled()
+            client.vanish()
+            await until(lambda: session.closed)
+
+        endpoint = Endpoint(hub, handler)
+        raw: list[Any] = []
+
+        async def keep(websocket: Any) -> None:
+            raw.append(websocket)
+            await endpoint(websocket)
+
+        async with on_websockets(keep, hub) as connect:
+            endpoint.peer.set_result(await connect())
+            await until(lambda: endpoint.errors)
+        assert endpoint.errors == [None]
+
+    run(test)
+
+
+def test_a_ping_to_one_who_has_just_gone() -> None:
+    """Before the loop has heard of it, as a sweep may be."""
+
+    async def test() -> None:
+        hub = WebSocketHub(heartbeat=None)
+
+        async def handler(session: Any) -> None:
+            client = await endpoint.peer
+            transport = WebsocketsTransport(raw[0])
+            client.reset()
+            assert transport.ping().cancelled()
+            await until(lambda: session.closed)
+
+        endpoint: Any = Endpoint(hub, handler)
+        raw: list[Any] = []
+
+        async def keep(websocket: Any) -> None:
+            raw.append(websocket)
+            await endpoint(websocket)
+
+        async with on_websockets(keep, hub) as healthy:
+            endpoint.peer.set_result(await connect(healthy.port))
+            await until(lambda: endpoint.errors)
+        assert endpoint.errors == [None]
+
+    run(test)
+
+
 class Failing:
     """A transport of somebody else, with defects."""
 
@@ -576,6 +737,43 @@ async def test_transport_with_defects(fails: str, reported: list[Any]) -> None:
                 await session.send("x")
     assert client.closed is not None
     assert client.closed.code == 1006
+    assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
+
+
+class Pinging(Failing):
+    """What comes of its pings is given."""
+
+    def __init__(self, end: MemoryWebSocket, pong: BaseException) -> None:
+        super().__init__(end, "_")
+        self._pong = pong
+
+    def ping(self) -> "asyncio.Future[float]":
+        if isinstance(self._pong, ZeroDivisionError):
+            raise self._pong
+        pong: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        pong.set_exception(self._pong)
+        return pong
+
+
+@pytest.mark.virtual_time
+async def test_a_ping_that_fails_ends_no_other_session(reported: list[Any]) -> None:
+    """Nor does it end the timeouts of the others."""
+    hub = WebSocketHub(heartbeat=1.0, idle_timeout=30.0)
+    server, _ = memory_pair()
+    ends: list[str] = []
+
+    async def endpoint(websocket: Any) -> None:
+        async with hub.session(websocket) as session:
+            with suppress(SessionClosed):
+                await session.receive()
+        assert session.closed is not None
+        ends.append(session.closed.cause)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(endpoint(Pinging(memory_pair()[0], ZeroDivisionError())))
+        group.create_task(endpoint(Pinging(memory_pair()[0], ConnectionError())))
+        group.create_task(endpoint(server))
+    assert ends == ["protocol", "idle", "idle"]
     assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from safeaio.websocket._step import Rest, finish, value_of
+from safeaio.websocket._step import Rest, finish
 
 
 def begin(coro: Coroutine[Any, Any, object]) -> Rest:
@@ -96,14 +96,3 @@ async def test_closed_with_what_awaits_it() -> None:
     coro.send(None)
     coro.close()
     assert closed == ["closed"]
-
-
-async def test_value_of_one_that_does_not_wait() -> None:
-    async def value(waits: bool) -> str:
-        if waits:
-            await asyncio.sleep(0)
-        return "value"
-
-    assert value_of(value(False)) == "value"
-    with pytest.raises(RuntimeError, match="waits"):
-        value_of(value(True))

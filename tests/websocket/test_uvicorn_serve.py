@@ -3,12 +3,14 @@
 import asyncio
 import signal
 import socket
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import pytest
+import uvicorn
 import websockets.asyncio.client
 from fastapi import FastAPI, WebSocket
 from websockets.exceptions import ConnectionClosed
@@ -19,6 +21,9 @@ from safeaio.websocket import WebSocketHub
 from safeaio.websocket.uvicorn import serve
 
 from . import raw
+from .raw import connect
+from .test_invariants import run, until
+from .wires import UVICORN
 
 OPTIONS: dict[str, Any] = {"log_level": "error", "lifespan": "off"}
 
@@ -163,3 +168,92 @@ def test_outside_of_run() -> None:
         listener.close()
 
     asyncio.run(main())
+
+
+# What uvicorn does by itself
+
+
+@asynccontextmanager
+async def bare(app: Any, **options: Any) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    """Serve an ASGI application in which nothing is ours."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, log_level="error", timeout_graceful_shutdown=1, **options
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ws="websockets" is deprecated
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server._serve([listener]))
+        await until(lambda: server.started)
+        try:
+            yield server, listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@pytest.mark.parametrize("ws", UVICORN.values())
+def test_send_waits_for_a_peer_that_reads_nothing(ws: str) -> None:
+    """All limits of a hub rest on that; with "auto", 0.50.0 to 0.52.0 take everything."""
+
+    async def test() -> None:
+        sent = 0
+        waits = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            nonlocal sent
+            await receive()
+            await send({"type": "websocket.accept"})
+            with suppress(TimeoutError):
+                while sent < 64 << 20:  # far more than kernels take
+                    async with asyncio.timeout(0.5):
+                        await send({"type": "websocket.send", "bytes": bytes(1 << 16)})
+                    sent += 1 << 16
+            waits.set()
+
+        async with bare(app, ws=ws, lifespan="off") as (_, port):
+            deaf = await connect(port)
+            await waits.wait()
+            deaf.reset()
+        assert sent < 64 << 20
+
+    run(test)
+
+
+@pytest.mark.parametrize("ws", UVICORN.values())
+def test_uvicorn_closes_first(ws: str) -> None:
+    """There is no time for a last message, and its lifespan ends later still."""
+
+    async def test() -> None:
+        happened: list[str] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            while (event := await receive())["type"] != f"{scope['type']}.disconnect":
+                happened.append(event["type"])
+                if event["type"] == "lifespan.shutdown":
+                    await send({"type": "lifespan.shutdown.complete"})
+                    return
+                accept = (
+                    "accept" if scope["type"] == "websocket" else "startup.complete"
+                )
+                await send({"type": f"{scope['type']}.{accept}"})
+            happened.append(event["type"])
+            with suppress(OSError, RuntimeError):
+                await send({"type": "websocket.send", "text": "last words"})
+
+        async with bare(app, ws=ws, lifespan="on") as (server, port):
+            url = f"ws://127.0.0.1:{port}/"
+            async with websockets.asyncio.client.connect(url, proxy=None) as client:
+                server.should_exit = True
+                with pytest.raises(ConnectionClosed) as caught:
+                    await client.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1012
+        assert happened == [
+            "lifespan.startup",
+            "websocket.connect",
+            "websocket.disconnect",
+            "lifespan.shutdown",
+        ]
+
+    run(test)

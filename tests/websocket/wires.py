@@ -1,12 +1,17 @@
 """Every kind of connection that a hub takes, with a client at the other end."""
 
 import asyncio
+import importlib.util
 import socket
+import sys
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol, TypeAlias
 
 import aiohttp.web
+import hypercorn.asyncio
+import hypercorn.config
 import uvicorn
 import websockets.asyncio.client
 import websockets.asyncio.server
@@ -217,20 +222,29 @@ async def on_aiohttp(
         await runner.cleanup()
 
 
-def on_uvicorn(**options: Any) -> Wire:
+def application(endpoint: Endpoint) -> FastAPI:
+    app = FastAPI()
+
+    @app.websocket("/")
+    async def handle(websocket: WebSocket) -> None:
+        await endpoint(websocket)
+
+    return app
+
+
+def no_middleware(app: Any, hub: WebSocketHub[Any]) -> Any:
+    """Return what a server gets that nobody has told of `HubMiddleware`."""
+    return app
+
+
+def on_uvicorn(outermost: Any = HubMiddleware, **options: Any) -> Wire:
     @asynccontextmanager
     async def wire(
         endpoint: Endpoint, hub: WebSocketHub[Any]
     ) -> AsyncIterator[Connect]:
-        app = FastAPI()
-
-        @app.websocket("/")
-        async def handle(websocket: WebSocket) -> None:
-            await endpoint(websocket)
-
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
-            HubMiddleware(app, hub),
+            outermost(application(endpoint), hub),
             log_level="error",
             lifespan="off",
             ws_ping_interval=None,
@@ -239,23 +253,77 @@ def on_uvicorn(**options: Any) -> Wire:
             timeout_graceful_shutdown=1,
             **options,
         )
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server._serve([listener]))
+        with warnings.catch_warnings():
+            if options.get("ws") == "websockets":  # that is deprecated
+                warnings.simplefilter("ignore")
+            server = uvicorn.Server(config)
+            serving = asyncio.create_task(server._serve([listener]))
+            try:
+                while not server.started:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                async with _clients(listener.getsockname()[1]) as connect:
+                    yield connect
+            finally:
+                server.should_exit = True
+                await serving
+
+    return wire
+
+
+def on_hypercorn(outermost: Any = HubMiddleware) -> Wire:
+    @asynccontextmanager
+    async def wire(
+        endpoint: Endpoint, hub: WebSocketHub[Any]
+    ) -> AsyncIterator[Connect]:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        config = hypercorn.config.Config()
+        config.bind = [f"fd://{listener.detach()}"]  # it closes it
+        config.loglevel = "ERROR"
+        config.graceful_timeout = 1
+        config.websocket_max_message_size = hub.max_message_bytes
+        stop = asyncio.Event()
+        serving = asyncio.create_task(
+            hypercorn.asyncio.serve(
+                outermost(application(endpoint), hub),
+                config,
+                shutdown_trigger=stop.wait,
+            )
+        )
         try:
-            while not server.started:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            async with _clients(listener.getsockname()[1]) as connect:
+            async with _clients(port) as connect:
                 yield connect
         finally:
-            server.should_exit = True
+            stop.set()
             await serving
 
     return wire
 
 
+UVICORN = {"uvicorn": "auto"}
+"""What uvicorn calls its implementations of WebSockets."""
+
+HYPERCORN = on_hypercorn()
+
+# These take long, and differ no more from one Python to the next than the others do.
+EVERY_SERVER = sys.version_info >= (3, 13)
+
+if EVERY_SERVER:
+    UVICORN["uvicorn-wsproto"] = "wsproto"
+    if importlib.util.find_spec("uvicorn.protocols.websockets.websockets_impl"):
+        UVICORN["uvicorn-legacy"] = "websockets"
+
 WIRES: dict[str, Wire] = {
     "memory": memory,
     "websockets": on_websockets,
     "aiohttp": on_aiohttp,
-    "uvicorn": on_uvicorn(),
+    **{name: on_uvicorn(ws=ws) for name, ws in UVICORN.items()},
 }
+if EVERY_SERVER:
+    WIRES["hypercorn"] = HYPERCORN
+
+TELLS_NO_CODE = (HYPERCORN,)
+"""Where a peer that closes looks like one that vanished: 1006, and no reason."""
+
+TASKS = {on_aiohttp: 2, HYPERCORN: 2, WIRES.get("uvicorn-legacy"): 4}
+"""How many tasks a server has for each connection, the endpoint's among them; else 1."""

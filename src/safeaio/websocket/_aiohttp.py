@@ -19,6 +19,8 @@ from ._trying import Trying
 
 _FULL = 1 << 16  # bytes that asyncio's transport holds before it wants no more
 
+_GONE = CloseInfo(ABNORMAL, "", "remote", False, "vanished")
+
 
 @final
 class AiohttpTransport:
@@ -46,7 +48,10 @@ class AiohttpTransport:
 
     async def receive(self) -> Data:
         """Return the next message."""
-        message = await self._websocket.receive()
+        try:
+            message = await self._websocket.receive()
+        except OSError:  # of a pong that was not sent
+            raise TransportClosed(_GONE) from None
         if message.type is WSMsgType.TEXT:
             return cast("str", message.data)
         if message.type is WSMsgType.BINARY:
@@ -75,10 +80,10 @@ class AiohttpTransport:
         try:
             await self._trying.send(prepared)
         except (OSError, RuntimeError):
-            hold_little(self._transport)
+            pass
         else:
             return
-        raise TransportClosed(CloseInfo(ABNORMAL, "", "remote", False, "vanished"))
+        raise TransportClosed(_GONE)
 
     async def close(self, code: int, reason: str) -> bool:
         """Send a close frame, and wait for the peer's; tell whether it came."""
@@ -122,4 +127,4 @@ def _info_of(kind: WSMsgType, data: Any, reason: Any) -> CloseInfo:
         return CloseInfo(data or NO_STATUS, reason or "", "remote", True, "peer")
     if kind is WSMsgType.ERROR and isinstance(data, WebSocketError):
         return CloseInfo(data.code, str(data), "local", False, cause_of(data.code))
-    return CloseInfo(ABNORMAL, "", "remote", False, "vanished")
+    return _GONE

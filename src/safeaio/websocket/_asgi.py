@@ -1,14 +1,14 @@
 """`HubMiddleware`: what an ASGI server can be made to do for WebSockets."""
 
-# An ASGI application has no means to drop a connection: on uvicorn a close waits behind
-# everything that the peer does not read, and the socket is held for as long as the kernel
-# likes. But `send` is a method of the server's protocol, before any middleware wraps it,
-# and that has the transport. A test pins this.
+# An ASGI application has no means to drop a connection: a close waits behind everything
+# that the peer does not read, and the socket is held for as long as the kernel likes. But
+# `send` is a method of the server's, before any middleware wraps it, and leads to the
+# transport. Tests pin this.
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias, final
+from typing import Any, Protocol, TypeAlias, cast, final
 
 from ..exceptions import SessionRefused
 from ._tcp import NOT_SENT, set_options, tcp_options
@@ -22,6 +22,8 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 LINE = "safeaio.line"  # in the scope
 
 RETRY_AFTER = 5.0  # seconds that a refused peer is told to wait
+
+_STEPS = 3  # uvicorn's protocol has it; hypercorn's stream, by way of two others
 
 
 @final
@@ -57,9 +59,14 @@ class Admits(Protocol):
 class HubMiddleware:
     """The outermost ASGI middleware of an application with a hub.
 
-    With it a hub can drop connections on uvicorn, a WebSocket for which there is no place
-    gets a 503 with `Retry-After` before the application sees it, and a `SessionRefused`
-    that leaves the application is no error.
+    With it a hub can drop connections on uvicorn, with any of its `ws`, and on hypercorn
+    over HTTP/1.1. A WebSocket for which there is no place gets a 503 with `Retry-After`
+    before the application sees it, and a `SessionRefused` that leaves the application is
+    no error.
+
+    Elsewhere a session ends in time, too, but the server keeps the connection of a peer
+    that does not read for as long as the kernel likes. hypercorn does not tell how a peer
+    has closed: there, all that do look as if they had vanished, with 1006.
 
     >>> from safeaio.websocket import HubMiddleware, WebSocketHub
     >>> async def app(scope, receive, send): ...
@@ -99,6 +106,8 @@ class HubMiddleware:
                 await send(message)
             return
         transport = transport_of(send)
+        if scope.get("http_version", "1.1") != "1.1":
+            transport = None  # it has other streams, too
         if transport is not None:
             set_options(transport, self._options)
             scope = {**scope, LINE: Line(transport, receive)}
@@ -108,8 +117,13 @@ class HubMiddleware:
 
 def transport_of(send: object) -> asyncio.Transport | None:
     """Return the transport behind the `send` of an ASGI server, if it can be had."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    return transport if hasattr(transport, "get_write_buffer_size") else None
+    for _ in range(_STEPS):
+        owner: Any = getattr(send, "__self__", None)
+        transport = getattr(getattr(owner, "writer", owner), "transport", None)
+        if hasattr(transport, "get_write_buffer_size"):
+            return cast("asyncio.Transport", transport)
+        send = getattr(owner, "send", None)
+    return None
 
 
 def refusal(scope: Any, retry_after: float) -> list[Message]:

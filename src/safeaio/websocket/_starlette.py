@@ -2,6 +2,8 @@
 
 # An ASGI application cannot drop a connection, nor see how much waits to be written. Where
 # `HubMiddleware` is the outermost one, it leaves the server's transport in the scope.
+#
+# That a peer has gone, `receive` alone tells: on hypercorn each `send` to it succeeds.
 
 import asyncio
 from typing import final
@@ -100,7 +102,8 @@ class StarletteTransport:
     async def close(self, code: int, reason: str) -> bool:
         """Send a close frame, and wait until the server says that the peer has gone.
 
-        uvicorn says so at once; behind the middleware the connection itself is waited for.
+        uvicorn says so at once; behind the middleware the connection itself is waited for,
+        unless it is closing by then, as hypercorn's is.
         """
         self._trying.stop()
         try:

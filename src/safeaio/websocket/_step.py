@@ -2,26 +2,10 @@
 
 from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any, TypeAlias, TypeVar
-
-T = TypeVar("T")
+from typing import Any, TypeAlias
 
 Rest: TypeAlias = tuple[Coroutine[Any, Any, Any], Any]
 """A coroutine that was begun, and what it waits for."""
-
-
-def value_of(coro: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns that does not wait.
-
-    Raises:
-        RuntimeError: If it does.
-    """
-    try:
-        coro.send(None)
-    except StopIteration as stop:
-        value: T = stop.value
-        return value
-    raise RuntimeError(f"{coro!r} waits")
 
 
 @coroutine

@@ -6,9 +6,12 @@ from typing import final
 
 from ._connection import Connection
 from ._limits import Limits
+from ._transport import broken
 
 _OFTEN, _SELDOM = 0.02, 0.25  # seconds from one look to the next
 _LOOKS = 8  # within the shortest timeout
+
+_OWN = 1 << 17  # bytes that a transport holds before it wants no more, twice
 
 
 @final
@@ -24,6 +27,7 @@ class Sweeper:
         self._limits = limits
         self._connections = connections
         self._timer: asyncio.TimerHandle | None = None
+        self._most = limits.max_queue_bytes + _OWN
         timeouts = (
             limits.stall_timeout,
             limits.close_timeout,
@@ -65,7 +69,10 @@ class Sweeper:
             connection.seen, connection.heard_at = messages, now
         elif not incoming.waits:
             incoming.read_on()
-        if outgoing.messages:
+        if (connection.transport.buffered() or 0) > self._most:
+            connection.evict()
+            connection.abort()  # it makes pongs, as a rule, and would while we close
+        elif outgoing.messages:
             outgoing.has_moved(now)
             self._judge_writes(connection, now)
         if connection.info is None:
@@ -100,13 +107,17 @@ class Sweeper:
             return
         pong = connection.pong
         if pong is not None and pong.done():
-            connection.latency = None if pong.cancelled() else pong.result()
+            came = not pong.cancelled() and pong.exception() is None
+            connection.latency = pong.result() if came else None
             connection.pong = pong = None
         if now - connection.pinged_at < interval:
             return
         if pong is None:
-            connection.pong = connection.transport.ping()
             connection.pinged_at = now
+            try:
+                connection.pong = connection.transport.ping()
+            except Exception as exc:  # noqa: BLE001 - of a transport that breaks its promise
+                connection.lost(broken(asyncio.get_running_loop(), exc))
         elif connection.incoming.paused:  # by us: it may well have come
             connection.pinged_at = now
         else:

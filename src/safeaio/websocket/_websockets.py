@@ -6,6 +6,8 @@
 # and `debug` of the protocol are not documented: a test pins them.
 
 import asyncio
+from contextlib import suppress
+from contextvars import Context
 from typing import cast, final
 
 from websockets.asyncio.connection import Connection
@@ -15,7 +17,7 @@ from websockets.protocol import SERVER, State
 from ..exceptions import CloseInfo
 from ._close import ABNORMAL, NO_STATUS, cause_of
 from ._framing import TEXT, Framed, framed
-from ._step import value_of
+from ._step import Rest, finish
 from ._tcp import hold_little
 from ._transport import Data, TransportCaps, TransportClosed
 
@@ -35,12 +37,13 @@ class WebsocketsTransport:
         cancel_send="sent",
     )
 
-    __slots__ = ("_connection", "_plain")
+    __slots__ = ("_connection", "_pinging", "_plain")
 
     def __init__(self, connection: Connection) -> None:
         protocol = connection.protocol
         hold_little(connection.transport)
         self._connection = connection
+        self._pinging: asyncio.Task[None] | None = None
         self._plain: bool = (
             protocol.side is SERVER and not protocol.extensions and not protocol.debug
         )
@@ -103,13 +106,23 @@ class WebsocketsTransport:
         """Send a ping; return what is told its latency."""
         connection = self._connection
         _, high = connection.transport.get_write_buffer_limits()
-        room = high - self.buffered()
-        if connection.protocol.state is _OPEN and room > _PING:
-            # Which waits only if it fills the buffer.
-            return cast("asyncio.Future[float]", value_of(connection.ping()))
+        room = high - self.buffered() > _PING and not connection.paused
+        if connection.protocol.state is _OPEN and room:
+            pinging = connection.ping()
+            try:
+                rest = pinging, pinging.send(None)
+            except StopIteration as sent:
+                return cast("asyncio.Future[float]", sent.value)
+            # It waits, for a turn of the loop: the peer has just gone.
+            self._pinging = asyncio.create_task(_end(rest), context=Context())
         nothing: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         nothing.cancel()
         return nothing
+
+
+async def _end(rest: Rest) -> None:
+    with suppress(ConnectionClosed):
+        await finish(rest)
 
 
 def _info_of(closed: ConnectionClosed) -> CloseInfo:

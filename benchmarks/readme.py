@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .report import Cell, Report
+from .report import Cell, Report, Verdict
 from .tables import bound, memory, outcome, speed, value
 
 README = Path(__file__).with_name("README.md")
@@ -33,13 +33,17 @@ def _lines(reports: list[Report]) -> list[str]:
         ]
     lines += ["### Goals", ""]
     for report in reports:
-        lines += [
-            _row([f"on {report.context.python}", "bound", "measured", ""]),
-            _row(["---", "--:", "--:", "---"]),
-            *[_row([v.goal, bound(v), value(v), outcome(v)]) for v in report.verdicts],
-            "",
-        ]
+        lines += [*goal_rows(f"on {report.context.python}", report.verdicts), ""]
     return lines
+
+
+def goal_rows(title: str, verdicts: list[Verdict]) -> list[str]:
+    """Return a table of what must be reached."""
+    return [
+        row([title, "bound", "measured", ""]),
+        row(["---", "--:", "--:", "---"]),
+        *[row([v.goal, bound(v), value(v), outcome(v)]) for v in verdicts],
+    ]
 
 
 def _race(reports: list[Report], item: str, n: int) -> list[str]:
@@ -52,10 +56,10 @@ def _race(reports: list[Report], item: str, n: int) -> list[str]:
     titles = [title for column in by_column for title in (column, "memory")]
     ways = next(iter(by_column.values()))
     return [
-        _row(["", *titles]),
-        _row(["---", *["--:"] * len(titles)]),
+        row(["", *titles]),
+        row(["---", *["--:"] * len(titles)]),
         *[
-            _row(
+            row(
                 [
                     f"`{way}`" if "." in way or "_" in way else way,
                     *[
@@ -70,5 +74,6 @@ def _race(reports: list[Report], item: str, n: int) -> list[str]:
     ]
 
 
-def _row(texts: list[str]) -> str:
+def row(texts: list[str]) -> str:
+    """Return a row of a table."""
     return f"| {' | '.join(texts)} |"

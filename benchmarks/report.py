@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self, final
@@ -26,7 +27,7 @@ class Context:
     quick: bool
 
     @classmethod
-    def here(cls, *, quick: bool) -> Self:
+    def here(cls, *, quick: bool, packages: Sequence[str] = _PACKAGES) -> Self:
         """Describe this interpreter and machine, without naming the machine."""
         return cls(
             python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -35,7 +36,7 @@ class Context:
             if sys.platform == "linux"
             else os.cpu_count() or 1,
             load=[load_average()],
-            packages={name: version(name) for name in _PACKAGES},
+            packages={name: version(name) for name in packages},
             quick=quick,
         )
 

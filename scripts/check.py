@@ -278,6 +278,11 @@ def bench() -> int:
             [inside, "-m", "benchmarks", "--json", figures], cwd=ROOT, check=False
         ).returncode
         print(f"every figure is in {figures.relative_to(ROOT)}")
+    figures = VENVS / "bench-websocket.json"
+    status |= subprocess.run(
+        [inside, "-m", "benchmarks.websocket", "--json", figures], cwd=ROOT, check=False
+    ).returncode
+    print(f"those of WebSockets are in {figures.relative_to(ROOT)}")
     return status
 
 

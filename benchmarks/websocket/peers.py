@@ -42,7 +42,6 @@ async def _litestar(peer: Peer) -> AsyncIterator[int]:
         channels=[ROOM_NAME],
         create_ws_route_handlers=True,
         ws_handler_base_path="/",
-        ws_send_history=0,
     )
 
     async def tell(text: str) -> None:

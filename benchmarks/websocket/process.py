@@ -13,6 +13,8 @@ from typing import Any, TypeAlias, final
 
 SERVER, CLIENTS = 0, 1  # whose core it is
 
+_STATM = Path("/proc/self/statm")
+
 Command: TypeAlias = Callable[..., Awaitable[Any]]
 
 
@@ -78,5 +80,4 @@ async def cpu() -> float:
 
 async def resident() -> int:
     """Return the bytes of memory that this process has."""
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # noqa: ASYNC240

@@ -97,13 +97,10 @@ class Room:
             "resident": memory,
         }
 
-    async def sessions(self) -> int:
-        """Return how many there are."""
-        return self.hub.snapshot().sessions
-
-    async def tasks(self) -> int:
-        """Return how many there are."""
-        return len(asyncio.all_tasks())
+    async def emptied(self) -> None:
+        """Wait until there is no session."""
+        while self.hub.snapshot().sessions:  # noqa: ASYNC110 - a hub tells nobody
+            await asyncio.sleep(0.01)
 
     async def drain(self, deadline: float) -> dict[str, float]:
         """Drain the hub; return the seconds, and what became of the sessions."""

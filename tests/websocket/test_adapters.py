@@ -133,6 +133,7 @@ def test_pins() -> None:
                     assert websocket.protocol.extensions == []
                 elif name == "aiohttp":
                     assert _held(websocket._req.transport) == 1 << 16
+                    assert websocket._req.transport.get_protocol()._paused is False
                 elif name != "memory":
                     line = websocket.scope["safeaio.line"]
                     assert _held(line.transport) == 1 << 16

@@ -2,7 +2,7 @@
 
 # aiohttp has no public way to drop a connection, to tell how much waits to be written, or
 # to send without a coroutine: `_req` of the server's and `_response` of the client's lead
-# to the transport. A test pins them.
+# to the transport, and its protocol has `_paused`. A test pins them.
 
 import asyncio
 from typing import Any, cast, final
@@ -16,8 +16,6 @@ from ._framing import TEXT, Framed, framed
 from ._tcp import hold_little
 from ._transport import Data, TransportCaps, TransportClosed
 from ._trying import Trying
-
-_FULL = 1 << 16  # bytes that asyncio's transport holds before it wants no more
 
 _GONE = CloseInfo(ABNORMAL, "", "remote", False, "vanished")
 
@@ -34,12 +32,14 @@ class AiohttpTransport:
         cancel_send="sent",
     )
 
-    __slots__ = ("_plain", "_transport", "_trying", "_websocket")
+    __slots__ = ("_plain", "_protocol", "_transport", "_trying", "_websocket")
 
     def __init__(self, websocket: WebSocketResponse | ClientWebSocketResponse) -> None:
         self._websocket = websocket
         self._transport = _transport_of(websocket)
+        self._protocol: Any = None
         if self._transport is not None:
+            self._protocol = self._transport.get_protocol()
             hold_little(self._transport)
         self._plain: bool = (
             isinstance(websocket, WebSocketResponse) and not websocket.compress
@@ -66,7 +66,7 @@ class AiohttpTransport:
     def try_send(self, prepared: Framed) -> bool:
         """Send a message if the buffer is not full."""
         transport = self._transport
-        if transport is None or transport.get_write_buffer_size() >= _FULL:
+        if transport is None or self._protocol._paused:
             return False
         if not self._plain:
             return self._trying.try_send(prepared)

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Protocol, final
 
 from .._rate import Bucket
-from .._wait import current_task
 from ..exceptions import CloseInfo, SessionClosed
 from ._close import Cause
 from ._limits import Limits
@@ -120,11 +119,11 @@ class Incoming:
             SessionClosed: If there will be none.
             RuntimeError: If somebody else waits for it, or this is another loop.
         """
-        task = current_task()
-        if task.get_loop() is not self._loop:
+        task = asyncio.current_task()
+        if task is None or task.get_loop() is not self._loop:
             raise RuntimeError(
-                "this session belongs to another loop, or to another thread; let a task "
-                "of that loop receive, and hand the messages on"
+                "this session belongs to the tasks of another loop, or thread; let one "
+                "of these receive, and hand the messages on"
             )
         if self._waiter is not None:
             raise RuntimeError(

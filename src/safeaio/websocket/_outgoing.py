@@ -30,6 +30,7 @@ class Outgoing:
         on_lost: Called if the transport turns out to be closed.
 
     Attributes:
+        busy: Whether anything waits; else the transport's `try_send` may be called.
         moved_at: When something last got through, while something waits.
         lags_since: Since when more than half of what may wait does; None if it does not.
     """
@@ -38,7 +39,6 @@ class Outgoing:
         "_box",
         "_budget",
         "_buffered",
-        "_busy",
         "_limits",
         "_line",
         "_loop",
@@ -47,6 +47,7 @@ class Outgoing:
         "_stopped",
         "_transport",
         "_writer",
+        "busy",
         "lags_since",
         "moved_at",
     )
@@ -65,7 +66,7 @@ class Outgoing:
         self._budget = budget
         self._on_lost = on_lost
         self._box: Outbox | None = None
-        self._busy = False
+        self.busy: bool = False
         self._writer: asyncio.Task[None] | None = None
         self._line: asyncio.Lock | None = None
         self._room: asyncio.Future[None] | None = None
@@ -88,10 +89,6 @@ class Outgoing:
     def dropped(self) -> int:
         """How many were dropped, or replaced by newer ones."""
         return 0 if self._box is None else self._box.dropped
-
-    def send_now(self, prepared: Any) -> bool:
-        """Send a message if none waits, and the transport takes it; tell whether it did."""
-        return not self._busy and self._transport.try_send(prepared)
 
     async def put(self, prepared: Any, size: int) -> bool:
         """Queue a message, and wait for room if there is none.
@@ -117,7 +114,7 @@ class Outgoing:
 
     async def flush(self) -> None:
         """Wait until nothing waits."""
-        while self._busy and self._writer is not None:
+        while self.busy and self._writer is not None:
             await asyncio.wait([self._writer])
 
     def stop(self) -> asyncio.Task[None] | None:
@@ -165,8 +162,8 @@ class Outgoing:
             self._room.set_result(None)
 
     def _write_on(self) -> None:
-        if not self._busy:
-            self._busy = True  # an eager writer may be over when it has been made
+        if not self.busy:
+            self.busy = True  # an eager writer may be over when it has been made
             self.moved_at = self._loop.time()
             self._buffered = self._transport.buffered()
             self._writer = self._loop.create_task(self._write(), context=Context())
@@ -186,5 +183,5 @@ class Outgoing:
         except Exception as exc:  # noqa: BLE001 - of a transport that breaks its promise
             self._on_lost(broken(self._loop, exc))
         finally:
-            self._busy = False
+            self.busy = False
             self._buffered = self.lags_since = None

@@ -253,7 +253,7 @@ class Registry:
             transport = connection.transport
             if type(transport) is not kind:
                 kind, prepared = type(transport), transport.prepare(data)
-            if connection.outgoing.send_now(prepared):
+            if not connection.outgoing.busy and transport.try_send(prepared):
                 sent += 1
             else:
                 behind.append((connection, prepared))

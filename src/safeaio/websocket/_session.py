@@ -1,6 +1,7 @@
 """One WebSocket, with limits: what its handler sends and receives."""
 
 import asyncio
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, Protocol, Self, TypeVar, final
 
@@ -80,11 +81,12 @@ class WebSocketSession(Generic[M]):
         connection = self._connection
         if connection.info is not None:
             raise SessionClosed(connection.info)
-        if asyncio._get_running_loop() is not self._loop:
+        if _get_running_loop() is not self._loop:
             self._hub.check_loop()
         data = self._codec.encode(message)
         prepared = connection.transport.prepare(data)
-        if connection.outgoing.send_now(prepared):
+        outgoing = connection.outgoing
+        if not outgoing.busy and connection.transport.try_send(prepared):
             return
         size = size_of(data)
         hub = self._hub
@@ -94,7 +96,7 @@ class WebSocketSession(Generic[M]):
                 f"hub has max_queue_bytes={hub.max_message}"
             )
         while connection.info is None:
-            if await connection.outgoing.put(prepared, size):
+            if await outgoing.put(prepared, size):
                 return
             if connection.info is None:
                 hub.make_room(size)

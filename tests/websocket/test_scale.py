@@ -184,13 +184,14 @@ def test_memory_over_pairs() -> None:
 @SERVERS
 def test_memory_over_sockets(wire: str) -> None:
     """Those that come and go, politely or not, leave nothing."""
+    count = {"websockets": 20_000, "uvicorn": 5_000}[wire]
 
     async def test() -> None:
         async with started("serve", wire, "burst", 1000) as server:
             port = (await server.answer())["port"]
             await crowd("come_and_go", port, 1000 // PART, server)
             before = await left(server)
-            await crowd("come_and_go", port, 5_000 // PART, server)
+            await crowd("come_and_go", port, count // PART, server)
             after = await left(server)
         for name in ("rooms", "queued", "tasks", "files"):
             assert after[name] == before[name], name

@@ -34,6 +34,7 @@ NOT_ON_LOWEST = (
     "websocket/test_adapters.py",
     "websocket/test_hostile.py",
     "websocket/test_invariants.py",
+    "websocket/test_scale.py",
     "websocket/test_uvicorn_serve.py",
 )
 

@@ -33,21 +33,32 @@ class Raw:
         """Send bytes, for as long as the peer takes them."""
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
+    async def read(self, size: int) -> bytes:
+        """Read some bytes, whatever they are of."""
+        return await asyncio.get_running_loop().sock_recv(self._socket, size)
+
+    async def receive(self) -> tuple[int, bytes]:
+        """Return the opcode and the payload of the next frame.
+
+        Raises:
+            EOFError: If there is none.
+        """
+        while (parsed := self._parse()) is None:
+            data = await self.read(65536)
+            if not data:
+                raise EOFError
+            self._received += data
+        return parsed
+
     async def close_code(self) -> int | None:
         """Read up to the close frame, and return its code; None if there was none."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
-                while (parsed := self._parse()) is None:
-                    data = await loop.sock_recv(self._socket, 65536)
-                    if not data:
-                        return None
-                    self._received += data
-                opcode, payload = parsed
+                opcode, payload = await self.receive()
                 if opcode == CLOSE:
                     code: int = struct.unpack("!H", payload[:2])[0]
                     return code
-        except OSError:
+        except (OSError, EOFError):
             return None
 
     def _parse(self) -> tuple[int, bytes] | None:
@@ -75,7 +86,9 @@ class Raw:
         self._socket.close()
 
 
-async def connect(port: int, *, receive_buffer: int | None = None) -> Raw:
+async def connect(
+    port: int, *, source: str | None = None, receive_buffer: int | None = None
+) -> Raw:
     """Make a connection, and shake hands.
 
     Raises:
@@ -87,6 +100,8 @@ async def connect(port: int, *, receive_buffer: int | None = None) -> Raw:
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     try:
+        if source is not None:
+            connection.bind((source, 0))
         await loop.sock_connect(connection, ("127.0.0.1", port))
         key = base64.b64encode(os.urandom(16)).decode()
         await loop.sock_sendall(

@@ -43,6 +43,22 @@ class Host(Protocol):
 
 
 @final
+class _Ended:
+    """Owns what is left of a session: how it has ended."""
+
+    __slots__ = ("info",)
+
+    def __init__(self, info: CloseInfo) -> None:
+        self.info: CloseInfo | None = info
+
+    def end(self, cause: Cause) -> None:
+        """It has ended."""
+
+    def lost(self, info: CloseInfo) -> None:
+        """It has ended."""
+
+
+@final
 class Connection:
     """A WebSocket that a hub has admitted.
 
@@ -179,6 +195,15 @@ class Connection:
                 await children.wait(shielded=True)
         finally:
             self.incoming.clear()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        # What holds this, and is held by it, would be left to the garbage collector.
+        assert self.info is not None
+        ended = _Ended(self.info)
+        self.incoming.let_go(ended)
+        self.outgoing.let_go(ended.lost)
+        self._closer = None
 
     def _stopped_writer(self) -> asyncio.Task[None] | None:
         if self._closer is not None and not self._closer.done():

@@ -215,6 +215,11 @@ class Incoming:
         if self._reader is not None:
             self._reader.clear()
 
+    def let_go(self, owner: Owner) -> None:
+        """Hold the session no more, now that it is over."""
+        self._owner = owner
+        self._reader = None
+
     async def _next_of_reader(self) -> Data | None:
         reader = self._reader
         data = None if reader is None else await reader.next()

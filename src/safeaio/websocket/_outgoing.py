@@ -127,6 +127,11 @@ class Outgoing:
             self._writer.cancel()
         return self._writer
 
+    def let_go(self, on_lost: Callable[[CloseInfo], object]) -> None:
+        """Hold the session no more, now that it is over."""
+        self._on_lost = on_lost
+        self._writer = None  # its cancel holds this
+
     def has_moved(self, now: float) -> None:
         """Look whether anything has got through; for the sweeper, while something waits."""
         buffered = self._transport.buffered()

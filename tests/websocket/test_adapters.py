@@ -138,6 +138,11 @@ def test_pins() -> None:
                 elif name != "memory":
                     line = websocket.scope["safeaio.line"]
                     assert _held(line.transport) == 1 << 16
+                    if name == "uvicorn":
+                        writable = line.transport.get_protocol().writable
+                        assert line.has_room == writable.is_set
+                    assert callable(websocket._send)
+                    assert callable(websocket._receive)
                 await client.close()
                 await until(partial(_has_errors, endpoint))
 
@@ -453,8 +458,12 @@ async def test_a_line_is_of_one_websocket(version: str, *, has_line: bool) -> No
     """Over HTTP/2 others have the same transport: it is nobody's to drop."""
     seen: list[bool] = []
 
+    class Transport(asyncio.Transport):
+        def get_protocol(self) -> asyncio.BaseProtocol:
+            return asyncio.Protocol()
+
     class Stream:
-        transport = asyncio.Transport()
+        transport = Transport()
 
         async def send(self, event: Any) -> None:
             raise NotImplementedError

@@ -5,7 +5,7 @@
 # to the transport, and its protocol has `_paused`. A test pins them.
 
 import asyncio
-from typing import Any, cast, final
+from typing import Any, final
 
 from aiohttp import ClientWebSocketResponse, WebSocketError, WSMsgType
 from aiohttp.web import WebSocketResponse
@@ -17,6 +17,7 @@ from ._tcp import hold_little
 from ._transport import Data, TransportCaps, TransportClosed
 from ._trying import Trying
 
+_TEXT, _BINARY = WSMsgType.TEXT, WSMsgType.BINARY
 _GONE = CloseInfo(ABNORMAL, "", "remote", False, "vanished")
 
 
@@ -52,10 +53,9 @@ class AiohttpTransport:
             message = await self._websocket.receive()
         except OSError:  # of a pong that was not sent
             raise TransportClosed(_GONE) from None
-        if message.type is WSMsgType.TEXT:
-            return cast("str", message.data)
-        if message.type is WSMsgType.BINARY:
-            return cast("bytes", message.data)
+        if message.type is _TEXT or message.type is _BINARY:
+            data: Data = message.data
+            return data
         raise TransportClosed(_info_of(message.type, message.data, message.extra))
 
     @staticmethod
@@ -108,7 +108,7 @@ class AiohttpTransport:
 
     async def _send(self, prepared: Framed) -> None:
         frame, start = prepared
-        kind = WSMsgType.TEXT if frame[0] == TEXT else WSMsgType.BINARY
+        kind = _TEXT if frame[0] == TEXT else _BINARY
         await self._websocket.send_frame(frame[start:], kind)
 
 

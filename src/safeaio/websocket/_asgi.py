@@ -8,6 +8,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeAlias, cast, final
 
 from ..exceptions import SessionRefused
@@ -23,6 +24,8 @@ LINE = "safeaio.line"  # in the scope
 
 RETRY_AFTER = 5.0  # seconds that a refused peer is told to wait
 
+_FULL = 1 << 16  # bytes that asyncio's transport holds before it wants no more
+
 _STEPS = 3  # uvicorn's protocol has it; hypercorn's stream, by way of two others
 
 
@@ -34,13 +37,21 @@ class Line:
         transport: Of the server.
         receive: As the server gave it. Once the application has had its disconnect, it
             returns again when the connection is lost.
+        has_room: Tells whether a message would be taken at once.
     """
 
-    __slots__ = ("receive", "transport")
+    __slots__ = ("has_room", "receive", "transport")
 
     def __init__(self, transport: asyncio.Transport, receive: Receive) -> None:
         self.transport: asyncio.Transport = transport
         self.receive: Receive = receive
+        # To ask the transport takes longer than all else that a session does to send.
+        writable = getattr(transport.get_protocol(), "writable", None)
+        self.has_room: Callable[[], bool] = (
+            writable.is_set
+            if isinstance(writable, asyncio.Event)
+            else partial(_has_room, transport)
+        )
 
 
 class Admits(Protocol):
@@ -113,6 +124,10 @@ class HubMiddleware:
             scope = {**scope, LINE: Line(transport, receive)}
         with suppress(SessionRefused):
             await self._app(scope, receive, send)
+
+
+def _has_room(transport: asyncio.Transport) -> bool:
+    return transport.get_write_buffer_size() < _FULL
 
 
 def transport_of(send: object) -> asyncio.Transport | None:

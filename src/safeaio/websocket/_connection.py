@@ -57,6 +57,9 @@ class _Ended:
     def lost(self, info: CloseInfo) -> None:
         """It has ended."""
 
+    def ignore(self) -> None:
+        """It has ended."""
+
 
 @final
 class Connection:

@@ -18,7 +18,7 @@ from typing import Any
 
 from safeaio import RateLimiter
 from safeaio.websocket import SessionRefused, WebSocketHub, memory_pair
-from safeaio.websocket._asgi import set_options, tcp_options
+from safeaio.websocket._tcp import set_options, tcp_options
 
 from .raw import CLOSE, TEXT, Raw, connect, frame
 from .wires import WIRES

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 import safeaio
 from safeaio import Service, supervise
-from safeaio.websocket import WebSocketHub
+from safeaio.websocket import WebSocketHub, memory_pair
 from safeaio.websocket.uvicorn import serve
 
 from . import raw
@@ -124,6 +124,70 @@ def test_a_peer_that_answers_no_close_does_not_keep_uvicorn_from_stopping() -> N
         safeaio.run(main, grace=2)
     peers[0].close()
     assert lived == ["stored"]
+
+
+def test_restarted() -> None:
+    """The hub admits again, which had drained."""
+    hub = WebSocketHub()
+    received: list[Any] = []
+
+    async def main() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        listener.close()
+        serving = partial(serve, application(hub), hub, port=port, **OPTIONS)
+        async with supervise(Service(serving, name="api")) as sup:
+            await sup.restart("api")
+            assert hub.admits
+            visiting = asyncio.create_task(client(port, received))
+            while not received:  # noqa: ASYNC110 - for a server
+                await asyncio.sleep(0.01)
+            await sup.stop("api")
+            await visiting
+
+    safeaio.run(main)
+    assert received == ["hello", (1012, "service restart")]
+
+
+def test_reopened_while_it_drains() -> None:
+    hub = WebSocketHub()
+
+    async def main() -> None:
+        server, _ = memory_pair()
+        async with hub.session(server):
+            draining = asyncio.create_task(hub.drain(grace=0.1))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="still drains"):
+                hub.reopen()
+        await draining
+        assert not hub.admits
+        hub.reopen()
+        assert hub.admits
+
+    asyncio.run(main())
+
+
+def test_a_refusal_is_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    hub = WebSocketHub(max_sessions=1, close_timeout=0.2)
+
+    async def main() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        serving = asyncio.create_task(
+            serve(application(hub), hub, sockets=[listener], log_config=None)
+        )
+        first = await connect(port)
+        await until(lambda: hub.snapshot().sessions)
+        for _ in range(5):
+            with pytest.raises(ConnectionError, match="503"):
+                await connect(port)
+        await safeaio.cancel_and_wait(serving)
+        first.close()
+        listener.close()
+
+    asyncio.run(main())
+    assert hub.snapshot().refused == 5
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_it_says_when_it_listens() -> None:

@@ -115,6 +115,8 @@ class HubMiddleware:
             self._hub.count_refusal()
             for message in refusal(scope, RETRY_AFTER):
                 await send(message)
+            # uvicorn logs an error if this returns before it has closed the connection.
+            await asyncio.sleep(0)
             return
         transport = transport_of(send)
         if scope.get("http_version", "1.1") != "1.1":

@@ -80,6 +80,17 @@ class Drainage:
         await asyncio.wait([draining])
         return draining.result()
 
+    def take_back(self) -> None:
+        """Admit again.
+
+        Raises:
+            RuntimeError: While a drain is under way.
+        """
+        if self._task is not None and not self._task.done():
+            raise RuntimeError("this WebSocketHub still drains; wait for drain() first")
+        self._task = None
+        self._registry.draining = False
+
     def _begin(self, plan: Plan) -> "asyncio.Task[Drained]":
         if self._task is None:
             self._registry.draining = True

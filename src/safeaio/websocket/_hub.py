@@ -353,6 +353,14 @@ class WebSocketHub(Generic[M]):
         )
         return await self._drainage.drain(plan)
 
+    def reopen(self) -> None:
+        """Admit again, after a drain: for a server that is started anew.
+
+        Raises:
+            RuntimeError: While the drain is under way.
+        """
+        self._drainage.take_back()
+
     def snapshot(self) -> HubSnapshot:
         """Return what it holds right now."""
         registry = self._registry

@@ -1,7 +1,6 @@
 """One WebSocket, with limits: what its handler sends and receives."""
 
 import asyncio
-from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, Protocol, Self, TypeVar, final
 
@@ -13,6 +12,8 @@ from ._connection import Connection
 from ._transport import Data, size_of
 
 M = TypeVar("M")
+
+_running_loop = asyncio._get_running_loop  # here, for it is called with every message
 
 
 class Rooms(Protocol):
@@ -50,13 +51,24 @@ class WebSocketSession(Generic[M]):
     methods belong to its loop.
     """
 
-    __slots__ = ("__weakref__", "_codec", "_connection", "_hub", "_loop")
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "_decode",
+        "_encode",
+        "_hub",
+        "_incoming",
+        "_loop",
+    )
 
     def __init__(self, hub: Rooms, connection: Connection) -> None:
         self._hub = hub
         self._loop = hub.loop
-        self._codec: Codec[M] = hub.codec
+        codec: Codec[M] = hub.codec
+        self._encode = codec.encode
+        self._decode = codec.decode
         self._connection = connection
+        self._incoming = connection.incoming
 
     # What goes out
 
@@ -81,9 +93,9 @@ class WebSocketSession(Generic[M]):
         connection = self._connection
         if connection.info is not None:
             raise SessionClosed(connection.info)
-        if _get_running_loop() is not self._loop:
+        if _running_loop() is not self._loop:
             self._hub.check_loop()
-        data = self._codec.encode(message)
+        data = self._encode(message)
         prepared = connection.transport.prepare(data)
         outgoing = connection.outgoing
         if not outgoing.busy and connection.transport.try_send(prepared):
@@ -130,9 +142,9 @@ class WebSocketSession(Generic[M]):
             Loses no message.
         """
         while True:
-            data = await self._connection.incoming.next()
+            data = await self._incoming.next()
             try:
-                return self._codec.decode(data)
+                return self._decode(data)
             except Exception as exc:  # noqa: BLE001 - of whoever wrote the codec
                 self._undecodable(data, exc)
 
@@ -143,11 +155,11 @@ class WebSocketSession(Generic[M]):
         # As `receive`, which would be one more coroutine for every message.
         while True:
             try:
-                data = await self._connection.incoming.next()
+                data = await self._incoming.next()
             except SessionClosed:
                 break
             try:
-                return self._codec.decode(data)
+                return self._decode(data)
             except Exception as exc:  # noqa: BLE001 - of whoever wrote the codec
                 self._undecodable(data, exc)
         raise StopAsyncIteration

@@ -3,18 +3,18 @@
 # An ASGI application cannot drop a connection, nor see how much waits to be written. Where
 # `HubMiddleware` is the outermost one, it leaves the server's transport in the scope.
 #
-# Messages pass by Starlette's own checks of what comes in which order, which take as long
-# as all of ours: its `_send` and `_receive` are what they end in. A test pins them.
+# What comes in passes by Starlette's own check of the order of events, which takes as long
+# as all of ours: its `_receive` is what that ends in. A test pins it.
 #
 # That a peer has gone, `receive` alone tells: on hypercorn each `send` to it succeeds.
 
 import asyncio
-from typing import final
+from typing import Any, final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..exceptions import CloseInfo
-from ._asgi import LINE, Line, Message, refusal
+from ._asgi import LINE, Line, Message, Receive, refusal
 from ._close import ABNORMAL, NO_STATUS
 from ._transport import Data, TransportCaps, TransportClosed
 from ._trying import Trying
@@ -64,8 +64,9 @@ class StarletteTransport:
         self._websocket = websocket
         self._line: Line | None = websocket.scope.get(LINE)
         self._has_room = _always if self._line is None else self._line.has_room
-        self._receive = websocket._receive
-        self._trying = Trying(websocket._send)
+        raw: Any = websocket
+        self._receive: Receive = raw._receive
+        self._trying = Trying(websocket.send)
         self.caps: TransportCaps = _CAPS if self._line is None else _CAPS_THAT_ABORT
 
     async def receive(self) -> Data:

@@ -48,7 +48,7 @@ async def serve(
 
     Then the hub drains, while HTTP is still answered; then uvicorn stops. uvicorn by
     itself closes every WebSocket first, with no time for a last message, and
-    its lifespan ends later still.
+    its lifespan ends later still. A hub that has drained before admits again.
 
     Args:
         app: The application; it is wrapped in a `HubMiddleware`.
@@ -60,11 +60,12 @@ async def serve(
             off: what it keeps for each connection, no budget counts.
 
     Raises:
-        RuntimeError: If uvicorn did not start.
+        RuntimeError: If uvicorn did not start, or the hub drains.
 
     Cancellation:
         Stops in the same order, and waits for that.
     """
+    hub.reopen()  # a supervisor may restart this
     options.setdefault("timeout_graceful_shutdown", 5)
     options.setdefault("ws_max_size", hub.max_message_bytes)
     options.setdefault("ws_per_message_deflate", False)

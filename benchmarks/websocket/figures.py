@@ -127,9 +127,11 @@ def _tell(
     server: Process, clients: Process, way: str, n: int, size: int, times: int
 ) -> Cost:
     before = server("cpu")
-    clients.begin("collect", n=n * times)
-    server("publish", way=way, n=times, size=size)
-    seconds = clients.end()
+    seconds = 0.0
+    for _ in range(times):
+        clients.begin("collect", n=n)
+        server("publish", way=way, size=size)
+        seconds += clients.end()
     each = _MICRO / (n * times)
     return Cost(seconds * each, (server("cpu") - before) * each)
 
@@ -164,9 +166,9 @@ def _memory_of(path: str, n: int) -> float:
     with _pair("servers", "websockets") as (server, clients):
         port = server("port")
         clients("connect", port=port, path=path, n=n // 10)  # what is made once
-        before = server("resident")
+        before = server("trace")
         clients("connect", port=port, path=path, n=n)
-        return (server("resident") - before) / n / 1024
+        return (server("trace") - before) / n / 1024
 
 
 @cache

@@ -1,10 +1,12 @@
 """Processes on cores of their own, which take commands and answer, in lines of JSON."""
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +78,14 @@ async def obey(commands: dict[str, Command]) -> None:
 async def cpu() -> float:
     """Return the seconds that this process has computed."""
     return process_time()
+
+
+async def trace() -> int:
+    """Return the bytes in use that were allocated since this was first called."""
+    if not tracemalloc.is_tracing():
+        tracemalloc.start()
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
 
 
 async def resident() -> int:

@@ -21,7 +21,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from safeaio.websocket import HubMiddleware, WebSocketHub, WebSocketSession
 
 from .frames import message
-from .process import cpu, obey, pin, resident
+from .process import cpu, obey, pin, resident, trace
 
 HOST = "127.0.0.1"
 BARE, SESSION, ROOM = "/bare", "/session", "/room"
@@ -46,23 +46,15 @@ class Room:
         """Make another hub, for who comes from now on."""
         self.hub = _new_hub(**options)
 
-    async def publish(self, way: str, n: int, size: int) -> None:
-        """Tell everyone, `n` times, by turns of the loop."""
-        text = message(size).decode()
-        tell = getattr(self, "_" + way)
-        for _ in range(n):
-            await tell(text)
-            await asyncio.sleep(0)
+    async def publish(self, way: str, size: int) -> None:
+        """Tell everyone something."""
+        await getattr(self, "_" + way)(message(size).decode())
 
     async def _hub(self, text: str) -> None:
         self.hub.publish(ROOM_NAME, text)
 
     async def _broadcast(self, text: str) -> None:
         websockets.broadcast(self.bare, text)
-
-    async def _loop(self, text: str) -> None:
-        for connection in self.bare:
-            await connection.send(text)
 
     async def pulse(self, n: int, size: int, interval: float) -> dict[str, Any]:
         """Tell everyone the time, `n` times, with pauses.
@@ -254,7 +246,15 @@ async def run(server: AbstractAsyncContextManager[int], room: Any) -> None:
         async def answer() -> int:
             return port
 
-        await obey({"port": answer, "cpu": cpu, "resident": resident, **commands})
+        await obey(
+            {
+                "port": answer,
+                "cpu": cpu,
+                "resident": resident,
+                "trace": trace,
+                **commands,
+            }
+        )
 
 
 def main() -> None:

@@ -70,7 +70,8 @@ class Registry:
         loop: The one in which it is used.
         connections: Everyone who is in the block of a session.
         rooms: Those that somebody is in.
-        codec: What makes data of messages, and the reverse.
+        encode: What makes data of messages.
+        decode: What makes messages of data.
         draining: Whether nobody is admitted any more.
         on_shutdown: Told of the shutdown of the loop's run while there are connections.
         opening: How many more are being accepted.
@@ -92,7 +93,8 @@ class Registry:
         self.loop: asyncio.AbstractEventLoop | Any = None
         self.ignored: int = 0
         self.limits: Limits = limits
-        self.codec: Codec[Any] = codec
+        self.encode: Callable[[Any], Data] = codec.encode
+        self.decode: Callable[[Data], Any] = codec.decode
         self.on_undecodable: Callable[[Any, Data, Exception], object] | None = (
             on_undecodable
         )

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, final
 from .._stream import bounded_stream
 from ..exceptions import CloseInfo, SessionClosed
 from ._close import check_code, check_reason
-from ._codec import Codec, WrongKind
+from ._codec import WrongKind
 from ._connection import Connection
 from ._transport import Data, size_of
 
@@ -20,7 +20,8 @@ class Rooms(Protocol):
     """The hub, as its sessions see it."""
 
     loop: asyncio.AbstractEventLoop
-    codec: Codec[Any]
+    encode: Callable[[Any], Data]
+    decode: Callable[[Data], Any]
     draining: bool
     on_undecodable: Callable[[Any, Data, Exception], object] | None
 
@@ -59,14 +60,16 @@ class WebSocketSession(Generic[M]):
         "_hub",
         "_incoming",
         "_loop",
+        "_short",
     )
 
     def __init__(self, hub: Rooms, connection: Connection) -> None:
         self._hub = hub
         self._loop = hub.loop
-        codec: Codec[M] = hub.codec
-        self._encode = codec.encode
-        self._decode = codec.decode
+        # What is this long fits, however many bytes a character takes.
+        self._short = hub.max_message // 4
+        self._encode: Callable[[M], Data] = hub.encode
+        self._decode: Callable[[Data], M] = hub.decode
         self._connection = connection
         self._incoming = connection.incoming
 
@@ -96,23 +99,27 @@ class WebSocketSession(Generic[M]):
         if _running_loop() is not self._loop:
             self._hub.check_loop()
         data = self._encode(message)
+        if len(data) > self._short:
+            self._check(data)
         prepared = connection.transport.prepare(data)
         outgoing = connection.outgoing
         if not outgoing.busy and connection.transport.try_send(prepared):
             return
         size = size_of(data)
-        hub = self._hub
-        if size > hub.max_message:
-            raise ValueError(
-                f"a message of {size} bytes never fits into the queue of a session: the "
-                f"hub has max_queue_bytes={hub.max_message}"
-            )
         while connection.info is None:
             if await outgoing.put(prepared, size):
                 return
             if connection.info is None:
-                hub.make_room(size)
+                self._hub.make_room(size)
         raise SessionClosed(connection.info)
+
+    def _check(self, data: Data) -> None:
+        size, most = size_of(data), self._hub.max_message
+        if size > most:
+            raise ValueError(
+                f"a message of {size} bytes never fits into the queue of a session: the "
+                f"hub has max_queue_bytes={most}"
+            )
 
     async def flush(self) -> None:
         """Wait until the queue is empty: all has been given to the transport.

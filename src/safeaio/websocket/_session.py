@@ -24,9 +24,12 @@ class Rooms(Protocol):
     on_undecodable: Callable[[Any, Data, Exception], object] | None
 
     @property
-    def max_message(self) -> int:
-        """How many bytes a message may have that is sent."""
+    def short(self) -> int:
+        """How long a message may be that `check_size` need not see."""
         ...
+
+    def check_size(self, data: Data) -> None:
+        """Refuse what never fits into the queue of a session."""
 
     def check_loop(self) -> None:
         """Let nobody but the loop's own tasks and callbacks through."""
@@ -84,17 +87,14 @@ class WebSocketSession(Generic[M]):
         if _get_running_loop() is not self._loop:
             self._hub.check_loop()
         data = self._codec.encode(message)
+        if len(data) > self._hub.short:
+            self._hub.check_size(data)
         prepared = connection.transport.prepare(data)
         outgoing = connection.outgoing
         if not outgoing.busy and connection.transport.try_send(prepared):
             return
         size = size_of(data)
         hub = self._hub
-        if size > hub.max_message:
-            raise ValueError(
-                f"a message of {size} bytes never fits into the queue of a session: the "
-                f"hub has max_queue_bytes={hub.max_message}"
-            )
         while connection.info is None:
             if await outgoing.put(prepared, size):
                 return

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import socket
 from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -30,7 +31,7 @@ from safeaio.websocket._adapters import door_of
 from safeaio.websocket._aiohttp import AiohttpTransport
 from safeaio.websocket._asgi import transport_of
 from safeaio.websocket._starlette import StarletteTransport
-from safeaio.websocket._tcp import set_options, tcp_options
+from safeaio.websocket._tcp import hold_little, set_options, tcp_options
 from safeaio.websocket._websockets import WebsocketsTransport
 
 from .raw import connect
@@ -132,6 +133,7 @@ def test_pins() -> None:
                     assert websocket.protocol.side.name == "SERVER"
                     assert websocket.protocol.debug is False
                     assert websocket.protocol.extensions == []
+                    assert websocket.protocol.expect_continuation_frame is False
                 elif name == "aiohttp":
                     assert _held(websocket._req.transport) == 1 << 16
                     assert websocket._req.transport.get_protocol()._paused is False
@@ -544,6 +546,55 @@ def test_compressed_peers_of_websockets(data: str | bytes) -> None:
                 assert await client.recv() == data
 
     run(test)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_no_message_goes_between_the_parts_of_another(compression: Any) -> None:
+    async def test() -> None:
+        hub = WebSocketHub()
+
+        async def endpoint(websocket: Any) -> None:
+            async def parts() -> AsyncIterator[str]:
+                yield "a"
+                delivery = hub.publish("room", "between")
+                assert (delivery.sent, delivery.queued) == (0, 1)
+                yield "b"
+
+            async with hub.session(websocket) as session:
+                session.join("room")
+                await websocket.send(parts())
+
+        serving = websockets.asyncio.server.serve(
+            endpoint, "127.0.0.1", 0, compression=compression
+        )
+        async with serving as server:
+            port = server.sockets[0].getsockname()[1]
+            connecting = websockets.asyncio.client.connect(f"ws://127.0.0.1:{port}")
+            async with connecting as client:
+                assert [message async for message in client] == ["ab", "between"]
+
+    run(test)
+
+
+@pytest.mark.parametrize(("high", "then"), [(1 << 19, 1 << 16), (1 << 15, 1 << 15)])
+def test_asyncio_holds_little_as_well(high: int, then: int) -> None:
+    """Over TLS it would hold 512 KiB, which the sweeper takes for a peer that is behind."""
+
+    class Wire(asyncio.Transport):
+        limits = 0, high
+
+        def get_write_buffer_limits(self) -> tuple[int, int]:
+            return self.limits
+
+        def set_write_buffer_limits(
+            self, high: int | None = None, low: int | None = None
+        ) -> None:
+            assert high is not None
+            self.limits = 0, high
+
+    wire = Wire()
+    hold_little(wire)
+    assert wire.limits[1] == then
 
 
 def test_unknown_kinds() -> None:

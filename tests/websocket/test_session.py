@@ -716,6 +716,27 @@ async def test_drain_has_a_deadline() -> None:
     assert hub.snapshot().sessions == 0
 
 
+async def test_drain_is_over_by_its_deadline_whatever_handlers_do() -> None:
+    hub = WebSocketHub()
+    enough = asyncio.Event()
+
+    async def stubborn(_: Session) -> None:
+        while not enough.is_set():
+            with suppress(asyncio.CancelledError):
+                await enough.wait()
+
+    all_served = [Served(hub, stubborn) for _ in range(5)]
+    await turns()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    result = await hub.drain(batch=1, interval=5.0, jitter=0.0, deadline=2.0)
+    took = loop.time() - began
+    enough.set()
+    assert took == pytest.approx(2.0)
+    assert result.aborted == 5
+    await asyncio.gather(*(served.task for served in all_served))
+
+
 async def test_drain_of_handlers_that_the_peer_has_left() -> None:
     hub = WebSocketHub(close_timeout=60.0)
     served = Served(hub, away)
@@ -882,8 +903,172 @@ async def test_budget_that_one_message_exceeds() -> None:
     await turns()
     hub.publish("room", "x")
     hub.publish("room", "x")
-    assert hub.publish("room", "x" * 200) == Delivery(0, 0, 0, 1)
-    assert served.closed.cause == "slow"
+    with pytest.raises(ValueError, match="of 200 bytes never fits"):
+        hub.publish("room", "x" * 200)
+    with pytest.raises(ValueError, match="memory_budget let 100 wait"):
+        await served.session.send("x" * 200)
+    assert served.session.closed is None
+    served.client.abort()
+    await served.task
+
+
+async def test_budget_that_closing_sessions_hold() -> None:
+    """Whoever sends next does not turn in circles until they are closed."""
+    hub = WebSocketHub(memory_budget=1000, close_timeout=60.0)
+    deaf, small = Served(hub, window=1), Served(hub, window=1)
+    await turns()
+    for served in (deaf, small):
+        await served.session.send("x")
+        await served.session.send("x")
+    await deaf.session.send("x" * 900)
+    closing = asyncio.create_task(deaf.session.close())
+    await turns()
+    assert deaf.session.queued_bytes == 900
+    async with asyncio.timeout(1):
+        await small.session.send("x" * 200)
+        await closing
+    assert (deaf.closed.cause, deaf.closed.clean) == ("closed", False)
+    assert small.session.closed is None
+    assert hub.snapshot().evicted == 0
+    small.client.abort()
+    await asyncio.gather(small.task, deaf.task)
+
+
+async def test_budget_that_unread_messages_of_a_lost_session_hold() -> None:
+    hub = WebSocketHub(memory_budget=1000)
+    left, small = Served(hub, away), Served(hub, window=1)
+    await turns()
+    await left.client.send("x" * 900)
+    await asyncio.sleep(1)  # the sweeper has it read
+    await left.client.close()
+    await turns()
+    assert (left.closed.cause, left.session.queued_bytes) == ("peer", 900)
+    async with asyncio.timeout(1):
+        for size in (1, 1, 200):
+            await small.session.send("x" * size)
+    assert small.session.closed is None
+    small.client.abort()
+    left.task.cancel()
+    await asyncio.gather(small.task, left.task, return_exceptions=True)
+
+
+async def test_handler_that_is_back_reads_whatever_the_budget() -> None:
+    hub = WebSocketHub(memory_budget=100)
+    back = asyncio.Event()
+
+    async def handler(session: Session) -> None:
+        await back.wait()
+        assert await session.receive() == "hello"
+
+    full, served = Served(hub, away, window=1), Served(hub, handler)
+    await turns()
+    for size in (1, 1, 100):
+        hub.publish("room", "x" * size)
+    await asyncio.sleep(1)  # the sweeper has begun to read, and found no room
+    await served.client.send("hello")
+    await asyncio.sleep(1)
+    assert served.session.queued_bytes == 0
+    back.set()
+    async with asyncio.timeout(1):
+        await served.task
+    full.client.abort()
+    full.task.cancel()
+    await asyncio.gather(full.task, return_exceptions=True)
+
+
+async def test_nobody_is_idle_while_we_do_not_read() -> None:
+    hub = WebSocketHub(
+        memory_budget=100,
+        idle_timeout=2.0,
+        first_message_timeout=2.0,
+        stall_timeout=60.0,
+    )
+    full, served = Served(hub, window=1), Served(hub, away)
+    await turns()
+    for size in (1, 1, 100):
+        await full.session.send("x" * size)
+    for _ in range(10):
+        await full.client.send("x")
+        await served.client.send("x")
+        await asyncio.sleep(1)
+    assert served.session.closed is None
+    full.client.abort()
+    await full.task
+    await asyncio.sleep(5)
+    assert served.session.queued_bytes == 10
+    served.task.cancel()
+    await asyncio.gather(served.task, return_exceptions=True)
+
+
+async def test_nobody_is_idle_whose_messages_are_delayed() -> None:
+    rate = RateLimiter(1, per=10)
+    hub = WebSocketHub(receive_rate=rate, over_rate="delay", idle_timeout=2.0)
+    served = Served(hub)
+    await turns()
+    for _ in range(3):
+        await served.client.send("x")
+    await asyncio.sleep(15)
+    assert served.session.closed is None
+    await asyncio.sleep(20)
+    assert served.closed.cause == "idle"
+    await served.task
+
+
+async def test_no_message_comes_after_the_end() -> None:
+    """The reader stops where it finds a message that ends the session."""
+    hub = WebSocketHub(max_message_bytes=10)
+    back = asyncio.Event()
+
+    async def handler(session: Session) -> None:
+        await back.wait()
+        with pytest.raises(SessionClosed):
+            await session.receive()
+
+    served = Served(hub, handler)
+    await turns()
+    await served.client.send("x" * 11)
+    await served.client.send("y")
+    await asyncio.sleep(1)  # the sweeper has it read
+    assert (served.closed.cause, served.session.queued_bytes) == ("too-big", 0)
+    assert served.client.closed is not None
+    assert served.client.closed.code == 1009
+    back.set()
+    await served.task
+
+
+async def test_nobody_pays_for_a_loop_that_was_held() -> None:
+    """What came meanwhile has yet to be read when the sweeper is late."""
+    hub = WebSocketHub(idle_timeout=2.0, first_message_timeout=2.0)
+    served = Served(hub)
+    await turns()
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualClockLoop)
+    await asyncio.sleep(1)
+    loop._clock.now += 3.0
+    await asyncio.sleep(0)
+    await served.client.send("x")  # which arrives with the first look at the sockets
+    await asyncio.sleep(1)
+    assert served.session.closed is None
+    await asyncio.sleep(2)
+    assert served.closed.cause == "idle"
+    await served.task
+
+
+async def test_messages_as_other_kinds_of_bytes() -> None:
+    class Buffers:
+        def encode(self, message: Any, /) -> Any:
+            return bytearray(message)
+
+        def decode(self, data: Any, /) -> Any:
+            return data
+
+    hub = WebSocketHub(codec=Buffers())
+    served = Served(hub, window=1)
+    await turns()
+    for _ in range(3):
+        await served.session.send(b"\xff")
+    assert [await served.client.receive() for _ in range(3)] == [b"\xff"] * 3
+    served.client.abort()
     await served.task
 
 
@@ -903,10 +1088,10 @@ async def test_send_that_never_fits() -> None:
     hub = WebSocketHub(max_queue_bytes=100)
     served = Served(hub, window=1)
     await turns()
-    await served.session.send("x")
-    await served.session.send("x")
-    with pytest.raises(ValueError, match="of 101 bytes never fits"):
-        await served.session.send("x" * 101)
+    for _ in range(3):  # nothing waits at first
+        with pytest.raises(ValueError, match="of 101 bytes never fits"):
+            await served.session.send("x" * 101)
+        await served.session.send("x")
     served.client.abort()
     await served.task
 

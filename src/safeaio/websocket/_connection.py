@@ -71,12 +71,12 @@ class Connection:
         outgoing: What it sends.
         info: How it ends, once it does.
         final: How it has ended, once it has.
-        started_at: When it was admitted, on the loop's clock.
         rooms: Those it has joined.
         task: The one that is in the session's block.
         interrupted: Whether that was cancelled, since it stayed there after the end.
         seen: How many messages had been received when the sweeper last looked.
-        heard_at: When it last saw more of them.
+        heard_at: When it last saw more of them, or nothing was read, by our choice; before
+            that, when it was admitted.
         ended_at: When its end began, on the loop's clock.
         pong: What tells of the pong to the last ping.
         pinged_at: When that was sent.
@@ -99,7 +99,6 @@ class Connection:
         "pong",
         "rooms",
         "seen",
-        "started_at",
         "task",
         "transport",
     )
@@ -114,13 +113,12 @@ class Connection:
         self.outgoing: Outgoing = Outgoing(loop, transport, limits, budget, self.lost)
         self.rooms: dict[Hashable, None] | None = None
         self.task: asyncio.Task[object] | None = None
-        self.started_at: float = loop.time()
         self.ended_at: float = 0.0
         self.interrupted: bool = False
         self.seen: int = 0
-        self.heard_at: float = self.started_at
+        self.heard_at: float = loop.time()
         self.pong: asyncio.Future[float] | None = None
-        self.pinged_at: float = self.started_at
+        self.pinged_at: float = self.heard_at
         self.latency: float | None = None
         self._closer: asyncio.Task[None] | None = None
         self._given_up = False
@@ -173,9 +171,18 @@ class Connection:
         if not info.clean:
             self.transport.abort()
 
+    def give_up(self) -> None:
+        """Let go of what it holds: the hub has no memory left."""
+        if self.info is None:
+            self.end("budget")
+        else:  # it has yet to send its last messages, or its handler to ask for them
+            self.abort()
+            self.incoming.clear()
+
     def abort(self) -> None:
         """Wait for nothing more."""
         self._given_up = True
+        self.outgoing.stop()  # the closer may not have begun, and never will
         self.transport.abort()
         if self._closer is not None:
             self._closer.cancel()

@@ -61,6 +61,7 @@ class Drainage:
         self._task: asyncio.Task[Drained] | None = None
         self._told: set[Connection] = set()
         self._aborted: set[Connection] = set()
+        self._over = False
 
     async def drain(self, plan: Plan) -> Drained:
         """Drain, or wait for the drain that is under way.
@@ -102,7 +103,7 @@ class Drainage:
         before = len(registry.connections)
         limits = (
             Limit(registry.loop, _ABORTED * plan.deadline, self._abort),
-            Limit(registry.loop, plan.deadline, registry.wake),
+            Limit(registry.loop, plan.deadline, self._give_up),
         )
         try:
             await registry.empty(within=plan.grace)
@@ -113,9 +114,12 @@ class Drainage:
                 plan.jitter,
                 random,
             ):
+                if self._over:
+                    break
                 await registry.empty(within=wait)
                 self._tell(size, plan.code)
-            await registry.empty(within=plan.deadline)
+            if not self._over:
+                await registry.empty(within=plan.deadline)
         except asyncio.CancelledError:
             self._abort()
             raise
@@ -141,6 +145,10 @@ class Drainage:
             connection.abort()
             connection.interrupt()
             self._aborted.add(connection)
+
+    def _give_up(self) -> None:
+        self._over = True
+        self._registry.wake()
 
     # What a shutdown asks
 

@@ -16,7 +16,7 @@ from ._limits import Limits, OverRate
 from ._outbox import Slow
 from ._registry import Delivery, Registry
 from ._session import WebSocketSession
-from ._transport import Data, size_of
+from ._transport import Data
 
 M = TypeVar("M")
 
@@ -298,12 +298,8 @@ class WebSocketHub(Generic[M]):
                 f"slow must be one of {', '.join(map(repr, _POLICIES))}, got {slow!r}"
             )
         data = self._codec.encode(message)
-        most = self._registry.max_message
-        if len(data) > most // 4 and size_of(data) > most:
-            raise ValueError(
-                f"a message of {size_of(data)} bytes never fits into the queue of a "
-                f"session: the hub has max_queue_bytes={most}"
-            )
+        if len(data) > self._registry.short:
+            self._registry.check_size(data)
         return data
 
     async def drain(

@@ -38,6 +38,7 @@ class Reader:
         "_on_lost",
         "_reading",
         "_room",
+        "_stopped",
         "_task",
         "_transport",
         "_turn",
@@ -65,6 +66,7 @@ class Reader:
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._reading = False
+        self._stopped = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -94,6 +96,7 @@ class Reader:
             if not self._reading:
                 return None
             self._arrival = self._loop.create_future()
+            self.look()
             try:
                 await self._arrival
             finally:
@@ -106,13 +109,14 @@ class Reader:
     def look(self) -> None:
         """Read on if there is room again."""
         room = self._room
-        if room is not None and not room.done() and self._has_room():
+        if room is not None and not room.done() and self._may_read():
             room.set_result(None)
 
-    def stop(self) -> asyncio.Task[None]:
+    def stop(self) -> asyncio.Task[None] | None:
         """Read nothing more; return the task that did, which was cancelled."""
-        assert self._task is not None
-        self._task.cancel()
+        self._stopped = True  # an eager task is not known before its first wait
+        if self._task is not None:
+            self._task.cancel()
         return self._task
 
     def clear(self) -> None:
@@ -122,7 +126,7 @@ class Reader:
 
     async def _read(self) -> None:
         try:
-            while True:
+            while not self._stopped:
                 await self._wait_for_room()
                 if self._turn is not None:
                     await self._turn()
@@ -132,7 +136,7 @@ class Reader:
                 size = size_of(data)
                 self._messages.append((data, size))
                 self._count(size)
-                if self._arrival is not None:  # the handler is back
+                if self._arrival is not None:
                     return
         except TransportClosed as exc:
             self._on_lost(exc.info)
@@ -144,16 +148,16 @@ class Reader:
                 self._arrival.set_result(None)
 
     async def _wait_for_room(self) -> None:
-        while not self._has_room():
+        while not self._may_read():
             self._room = self._loop.create_future()
             try:
                 await self._room
             finally:
                 self._room = None
 
-    def _has_room(self) -> bool:
+    def _may_read(self) -> bool:
         limits, budget = self._limits, self._budget
-        return (
+        return self._arrival is not None or (  # the handler is back
             self._bytes < limits.max_queue_bytes
             and len(self._messages) < limits.max_queue_messages
             and budget.used < budget.limit

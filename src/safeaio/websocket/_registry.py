@@ -70,6 +70,7 @@ class Registry:
         loop: The one in which it is used.
         connections: Everyone who is in the block of a session.
         rooms: Those that somebody is in.
+        short: How long a message may be that `check_size` need not see.
         encode: What makes data of messages.
         decode: What makes messages of data.
         draining: Whether nobody is admitted any more.
@@ -100,6 +101,9 @@ class Registry:
         )
         self.draining: bool = False
         self.budget: Budget = Budget(float("inf") if budget is None else budget)
+        most = limits.max_queue_bytes
+        self._max_message = most if budget is None else min(most, budget)
+        self.short: int = self._max_message // 4
         self.connections: dict[Connection, None] = {}
         self.rooms: dict[Hashable, Room] = {}
         self.opening: int = 0
@@ -108,11 +112,6 @@ class Registry:
         self.dropped: int = 0
         self._sweeper = Sweeper(limits, self.connections)
         self._woken = asyncio.Event()
-
-    @property
-    def max_message(self) -> int:
-        """How many bytes a message may have that is sent."""
-        return self.limits.max_queue_bytes
 
     def drops(self) -> dict[Hashable, int]:
         """Return how many messages were dropped, for each room where any was."""
@@ -138,6 +137,19 @@ class Registry:
             )
         self.loop = loop
         self._sweeper.stop()
+
+    def check_size(self, data: Data) -> None:
+        """Refuse what never fits into the queue of a session.
+
+        Raises:
+            ValueError: If it takes too many bytes.
+        """
+        size = size_of(data)
+        if size > self._max_message:
+            raise ValueError(
+                f"a message of {size} bytes never fits into the queue of a session: "
+                f"max_queue_bytes and memory_budget let {self._max_message} wait"
+            )
 
     def check_loop(self) -> None:
         """Let nobody but the loop's own tasks and callbacks through.
@@ -297,21 +309,21 @@ class Registry:
     def make_room(self, size: int) -> int:
         """End those with the most in their queues, until `size` bytes fit in the budget.
 
+        Those that end already let go of what they have yet to send.
+
         Returns:
-            How many.
+            How many were ended.
         """
         ended = 0
         while self.budget.used + size > self.budget.limit:
             largest = max(self.connections, key=_held, default=None)
             if largest is None or not _held(largest):
                 break
-            largest.end("budget")
-            ended += 1
+            ended += largest.info is None
+            largest.give_up()
         self.evicted += ended
         return ended
 
 
 def _held(connection: Connection) -> int:
-    if connection.info is not None:
-        return 0
     return connection.outgoing.bytes + connection.incoming.bytes

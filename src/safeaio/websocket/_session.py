@@ -26,9 +26,12 @@ class Rooms(Protocol):
     on_undecodable: Callable[[Any, Data, Exception], object] | None
 
     @property
-    def max_message(self) -> int:
-        """How many bytes a message may have that is sent."""
+    def short(self) -> int:
+        """How long a message may be that `check_size` need not see."""
         ...
+
+    def check_size(self, data: Data) -> None:
+        """Refuse what never fits into the queue of a session."""
 
     def check_loop(self) -> None:
         """Let nobody but the loop's own tasks and callbacks through."""
@@ -60,14 +63,11 @@ class WebSocketSession(Generic[M]):
         "_hub",
         "_incoming",
         "_loop",
-        "_short",
     )
 
     def __init__(self, hub: Rooms, connection: Connection) -> None:
         self._hub = hub
         self._loop = hub.loop
-        # What is this long fits, however many bytes a character takes.
-        self._short = hub.max_message // 4
         self._encode: Callable[[M], Data] = hub.encode
         self._decode: Callable[[Data], M] = hub.decode
         self._connection = connection
@@ -99,8 +99,8 @@ class WebSocketSession(Generic[M]):
         if _running_loop() is not self._loop:
             self._hub.check_loop()
         data = self._encode(message)
-        if len(data) > self._short:
-            self._check(data)
+        if len(data) > self._hub.short:
+            self._hub.check_size(data)
         prepared = connection.transport.prepare(data)
         outgoing = connection.outgoing
         if not outgoing.busy and connection.transport.try_send(prepared):
@@ -112,14 +112,6 @@ class WebSocketSession(Generic[M]):
             if connection.info is None:
                 self._hub.make_room(size)
         raise SessionClosed(connection.info)
-
-    def _check(self, data: Data) -> None:
-        size, most = size_of(data), self._hub.max_message
-        if size > most:
-            raise ValueError(
-                f"a message of {size} bytes never fits into the queue of a session: the "
-                f"hub has max_queue_bytes={most}"
-            )
 
     async def flush(self) -> None:
         """Wait until the queue is empty: all has been given to the transport.

@@ -27,6 +27,8 @@ class Sweeper:
         self._limits = limits
         self._connections = connections
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._waited = False
         self._most = limits.max_queue_bytes + _OWN
         timeouts = (
             limits.stall_timeout,
@@ -42,9 +44,8 @@ class Sweeper:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look again and again, from now on."""
         if self._timer is None:
-            self._timer = loop.call_later(
-                self._period, self._sweep, loop, context=Context()
-            )
+            self._due = loop.time() + self._period
+            self._timer = loop.call_at(self._due, self._sweep, loop, context=Context())
 
     def stop(self) -> None:
         """Look no more."""
@@ -55,20 +56,32 @@ class Sweeper:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = loop.time()
+        # If the loop was held, what came meanwhile has yet to be read: not theirs to pay.
+        self._waited = not self._waited and now - self._due > self._period
+        if not self._waited:
+            self._look_at_all(now)
+        self.start(loop)
+
+    def _look_at_all(self, now: float) -> None:
         for connection in tuple(self._connections):
             if connection.info is None:
-                self._look(connection, now)
+                try:
+                    self._look(connection, now)
+                except Exception as exc:  # noqa: BLE001 - one transport's, of many
+                    connection.lost(broken(asyncio.get_running_loop(), exc))
             elif now - connection.ended_at > 2 * self._limits.close_timeout:
                 connection.interrupt()
-        self.start(loop)
 
     def _look(self, connection: Connection, now: float) -> None:
         incoming, outgoing = connection.incoming, connection.outgoing
         messages = incoming.messages
         if messages != connection.seen or incoming.has_some:
             connection.seen, connection.heard_at = messages, now
-        elif not incoming.waits:
-            incoming.read_on()
+        else:
+            if not incoming.waits:
+                incoming.read_on()
+            if incoming.paused:  # by us: the peer may well have sent something
+                connection.heard_at = now
         if (connection.transport.buffered() or 0) > self._most:
             connection.evict()
             connection.abort()  # it makes pongs, as a rule, and would while we close
@@ -96,7 +109,7 @@ class Sweeper:
         if (
             first is not None
             and not connection.seen
-            and now - connection.started_at > first
+            and now - connection.heard_at > first
         ):
             connection.end("first-message")
         elif idle is not None and now - connection.heard_at > idle:
@@ -114,10 +127,7 @@ class Sweeper:
             return
         if pong is None:
             connection.pinged_at = now
-            try:
-                connection.pong = connection.transport.ping()
-            except Exception as exc:  # noqa: BLE001 - of a transport that breaks its promise
-                connection.lost(broken(asyncio.get_running_loop(), exc))
+            connection.pong = connection.transport.ping()
         elif connection.incoming.paused:  # by us: it may well have come
             connection.pinged_at = now
         else:

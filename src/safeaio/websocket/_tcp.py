@@ -42,9 +42,14 @@ def set_options(
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def hold_little(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel hold `NOT_SENT` of a connection, as `HubMiddleware` does."""
+def hold_little(transport: asyncio.WriteTransport) -> None:
+    """Have the kernel hold `NOT_SENT` of a connection, as `HubMiddleware` does.
+
+    asyncio, too: over TLS it would hold 512 KiB before it wants no more.
+    """
     set_options(transport, _HOLD_LITTLE)
+    if transport.get_write_buffer_limits()[1] > NOT_SENT:
+        transport.set_write_buffer_limits(NOT_SENT)
 
 
 _HOLD_LITTLE = tcp_options(None, NOT_SENT)

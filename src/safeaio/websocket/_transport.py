@@ -12,7 +12,7 @@ Data: TypeAlias = str | bytes
 
 def size_of(data: Data) -> int:
     """Return how many bytes a message takes in a frame."""
-    if isinstance(data, bytes) or data.isascii():
+    if not isinstance(data, str) or data.isascii():
         return len(data)
     return len(data.encode())
 

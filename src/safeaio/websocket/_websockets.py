@@ -2,8 +2,8 @@
 
 # `try_send` does what `websockets.broadcast` does: `send` would wait where this must not.
 # Where a frame is the same for every connection, it is made once, and goes straight to
-# asyncio's transport. Of what this uses, `paused`, `send_data`, and `side`, `extensions`
-# and `debug` of the protocol are not documented: a test pins them.
+# asyncio's transport. Of what this uses, `paused`, `send_data`, and `side`, `extensions`,
+# `debug` and `expect_continuation_frame` of the protocol are not documented: a test pins them.
 
 import asyncio
 from contextlib import suppress
@@ -66,6 +66,8 @@ class WebsocketsTransport:
         connection = self._connection
         protocol = connection.protocol
         if connection.paused or protocol.state is not _OPEN:
+            return False
+        if protocol.expect_continuation_frame:  # somebody sends the parts of a message
             return False
         frame, start = prepared
         if self._plain:

@@ -243,6 +243,39 @@ async def test_heartbeat_waits_while_we_do_not_read() -> None:
     assert served.closed.cause == "returned"
 
 
+async def test_a_transport_that_fails_ends_its_own_session_alone() -> None:
+    """The sweeper looks at the others, now and later."""
+
+    class Failing:
+        def __init__(self, inner: MemoryWebSocket) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def buffered(self) -> int:
+            raise OSError("no such thing")
+
+    hub = WebSocketHub(idle_timeout=60.0)
+    reported: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    server, _ = memory_pair()
+
+    async def endpoint() -> CloseInfo:
+        async with hub.session(Failing(server)) as session:
+            await idle(session)
+            assert session.closed is not None
+            return session.closed
+
+    failing = asyncio.create_task(endpoint())
+    other = Served(hub)
+    assert (await failing).cause == "protocol"
+    assert [str(context["exception"]) for context in reported] == ["no such thing"]
+    await other.task
+    assert other.closed.cause == "idle"
+
+
 async def test_stalled_peer_is_evicted() -> None:
     hub = WebSocketHub(stall_timeout=10.0, heartbeat=None)
     served = Served(hub, window=1)

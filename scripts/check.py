@@ -34,12 +34,17 @@ NOT_ON_LOWEST = (
     "websocket/test_adapters.py",
     "websocket/test_hostile.py",
     "websocket/test_invariants.py",
-    "websocket/test_scale.py",
+    "websocket/test_slow_clients.py",
     "websocket/test_uvicorn_serve.py",
 )
 
-# Of these nothing depends on Python: other people's clients, in processes of their own.
-OTHER_CLIENTS = ("websocket/test_browser.py", "websocket/test_npm_ws.py")
+# Of these next to nothing depends on the version of Python: other people's clients, and
+# crowds of our own, in processes of their own.
+ONCE = (
+    "websocket/test_browser.py",
+    "websocket/test_npm_ws.py",
+    "websocket/test_scale.py",
+)
 
 
 def interpreters() -> dict[str, str]:
@@ -130,7 +135,7 @@ def test() -> int:
     }
     checks["types"] = partial(_types, stable)
     checks["tests on the lowest dependencies"] = partial(_lowest, oldest)
-    checks["other clients"] = partial(_other_clients, stable)
+    checks["other clients and crowds"] = partial(_once, stable)
     checks["docs"] = partial(_docs, stable)
     checks["lint"] = partial(_lint, stable)
     checks["package"] = partial(_package, stable)
@@ -190,7 +195,7 @@ def _suite(python: str, version: str, *, measured: bool) -> str:
     inside = environment(python, version, TESTED)
     data = {"COVERAGE_FILE": f".coverage.{version}"}
     coverage = ("-m", "coverage", "run") if measured else ()
-    ignored = _ignore(OTHER_CLIENTS)
+    ignored = _ignore(ONCE)
     return _last_line(
         _check(inside, *coverage, "-m", "pytest", "-q", *ignored, env=data)
     )
@@ -198,7 +203,7 @@ def _suite(python: str, version: str, *, measured: bool) -> str:
 
 def _lowest(python: str) -> str:
     inside = environment(python, "lowest", TESTED, LOWEST)
-    ignored = _ignore((*NOT_ON_LOWEST, *OTHER_CLIENTS))
+    ignored = _ignore((*NOT_ON_LOWEST, *ONCE))
     return _last_line(_check(inside, "-m", "pytest", "-q", "tests", *ignored))
 
 
@@ -206,10 +211,10 @@ def _ignore(names: tuple[str, ...]) -> list[str]:
     return [f"--ignore=tests/{name}" for name in names]
 
 
-def _other_clients(python: str) -> str:
-    """Have npm's `ws` and Chromium talk to sessions; they are installed if need be."""
+def _once(python: str) -> str:
+    """Run what is run once; npm's `ws` and Chromium are installed if need be."""
     inside = environment(python, "clients", ("test",))
-    files = [f"tests/{name}" for name in OTHER_CLIENTS]
+    files = [f"tests/{name}" for name in ONCE]
     return _last_line(_check(inside, "-m", "pytest", "-q", *files))
 
 

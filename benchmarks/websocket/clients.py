@@ -19,6 +19,7 @@ from .process import obey, pin
 _CLOSE = bytes([0x88])
 _STAMP = re.compile(rb"<([0-9.]+)>")
 _CHUNK = 1 << 16
+_PATIENCE = 30.0
 _AT_ONCE = 100  # opening handshakes
 
 
@@ -97,10 +98,7 @@ class Clients:
 
     def _arrivals(self) -> Iterator[tuple[socket.socket, bytes]]:
         while True:
-            events = self._epoll.poll(30)
-            if not events:
-                raise TimeoutError("nothing came for 30 s")
-            for number, _ in events:
+            for number, _ in self._poll():
                 connection = self._open[number]
                 try:
                     data = connection.recv(_CHUNK)
@@ -111,6 +109,15 @@ class Clients:
                 if not data:
                     self._forget(connection)
                 yield connection, data
+
+    def _poll(self) -> list[tuple[int, int]]:
+        # Never asleep: to wake somebody up takes a server as long as to send, and which of
+        # two ways has to do it more often is chance.
+        give_up = monotonic() + _PATIENCE
+        while not (events := self._epoll.poll(0)):
+            if monotonic() > give_up:
+                raise TimeoutError(f"nothing came for {_PATIENCE} s")
+        return events
 
     def _forget(self, connection: socket.socket) -> None:
         self._epoll.unregister(connection)

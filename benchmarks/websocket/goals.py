@@ -70,7 +70,7 @@ def fan_out(n: int, size: int, scale: Scale) -> dict[str, Cost]:
 
 def fan_out_of_peer(name: str, size: int, scale: Scale) -> Cost:
     """Return what it costs others, at 1 000 clients."""
-    return figures.fan_out_of_peer(name, 1_000 // scale.down, size, 5, 3)
+    return figures.fan_out_of_peer(name, 1_000 // scale.down, size, 10, 3)
 
 
 def _ratio(

@@ -15,7 +15,7 @@ from ..readme import README, goal_rows, row
 from ..report import Context, Verdict, load_average
 from ..tables import print_verdicts
 from . import goals
-from .figures import BROADCAST, HUB, LOADS, Cost
+from .figures import BROADCAST, HUB, LOADS, WRITE, Cost
 from .goals import CROWDS, FULL, GOALS, QUICK, SIZES, SPEED_OVER, Scale
 from .servers import BARE, SERVERS, SESSION
 
@@ -102,6 +102,7 @@ def _lines(scale: Scale) -> Iterator[Line]:
             case = f"{n:,} clients, {size} B"
             yield _line(case, "hub.publish", costs[HUB])
             yield _line(case, "websockets.broadcast", costs[BROADCAST])
+            yield _line(case, "os.write, and nothing else", costs[WRITE])
             if n == CROWDS[0]:
                 for peer in SPEED_OVER:
                     yield _line(case, peer, goals.fan_out_of_peer(peer, size, scale))

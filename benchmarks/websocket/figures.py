@@ -13,7 +13,7 @@ from .peers import PEERS
 from .process import CLIENTS, SERVER, Process, process
 from .servers import BARE, ROOM, SESSION
 
-HUB, BROADCAST = "hub", "broadcast"
+HUB, BROADCAST, WRITE = "hub", "broadcast", "write"
 
 LOADS = {"1 connection": (1, 1), "50 x 8 in flight": (50, 8)}
 """How many connections, and how many messages on each of them at a time."""
@@ -102,11 +102,11 @@ def echo(name: str, load: str, n: int, rounds: int) -> dict[str, Cost]:
 
 @cache
 def fan_out(n: int, size: int, times: int, rounds: int) -> dict[str, Cost]:
-    """Tell `n` clients of websockets, by a hub and by `websockets.broadcast`."""
+    """Tell `n` clients of websockets: by a hub, by `websockets.broadcast`, by `os.write`."""
     with _pair("servers", "websockets") as (server, clients):
         clients("connect", port=server("port"), path=ROOM, n=n)
         return _by_turns(
-            (HUB, BROADCAST),
+            (HUB, BROADCAST, WRITE),
             rounds,
             lambda way: _tell(server, clients, way, n, size, times),
         )

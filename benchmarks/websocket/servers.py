@@ -6,6 +6,7 @@ takes the commands of `Room`.
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,6 +20,7 @@ from fastapi import FastAPI, WebSocket
 from websockets.asyncio.server import ServerConnection, serve
 
 from safeaio.websocket import HubMiddleware, WebSocketHub, WebSocketSession
+from safeaio.websocket._framing import framed
 
 from .frames import message
 from .process import cpu, obey, pin, resident, trace
@@ -59,6 +61,12 @@ class Room:
 
     async def _broadcast(self, text: str) -> None:
         websockets.broadcast(self.bare, text)
+
+    async def _write(self, text: str) -> None:
+        """Make the system call, and do nothing else: the floor."""
+        frame, _ = framed(text)
+        for connection in self.bare:
+            os.write(connection.transport.get_extra_info("socket").fileno(), frame)
 
     async def pulse(self, n: int, size: int, interval: float) -> dict[str, Any]:
         """Tell everyone the time, `n` times, with pauses.

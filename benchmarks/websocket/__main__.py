@@ -105,7 +105,8 @@ def _lines(scale: Scale) -> Iterator[Line]:
             yield _line(case, "os.write, and nothing else", costs[WRITE])
             if n == CROWDS[0]:
                 for peer in SPEED_OVER:
-                    yield _line(case, peer, goals.fan_out_of_peer(peer, size, scale))
+                    costs_of_peer = goals.fan_out_of_peer(peer, size, scale)
+                    yield _line(case, peer, costs_of_peer[peer])
 
 
 def _line(case: str, way: str, cost: Cost) -> Line:

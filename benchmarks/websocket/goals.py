@@ -68,9 +68,9 @@ def fan_out(n: int, size: int, scale: Scale) -> dict[str, Cost]:
     return figures.fan_out(n // scale.down, size, 10, scale.rounds)
 
 
-def fan_out_of_peer(name: str, size: int, scale: Scale) -> Cost:
-    """Return what it costs others, at 1 000 clients."""
-    return figures.fan_out_of_peer(name, 1_000 // scale.down, size, 10, 3)
+def fan_out_of_peer(name: str, size: int, scale: Scale) -> dict[str, Cost]:
+    """Return what it costs others, and the hub by turns with them, at 1 000 clients."""
+    return figures.fan_out_of_peer(name, 1_000 // scale.down, size, 10, 5)
 
 
 def _ratio(
@@ -86,9 +86,8 @@ def _ratio(
 
 
 def _speed_over(name: str, size: int, scale: Scale) -> float:
-    return (
-        fan_out_of_peer(name, size, scale).time / fan_out(1_000, size, scale)[HUB].time
-    )
+    costs = fan_out_of_peer(name, size, scale)
+    return costs[name].time / costs[HUB].time
 
 
 def _crowd(deaf: int, scale: Scale) -> figures.Crowd:

@@ -23,9 +23,12 @@ class Peer:
 
     tell: Tell
 
-    async def publish(self, way: str, size: int) -> None:
-        """Tell everyone something."""
-        await self.tell(message(size).decode())
+    async def publish(self, way: str, n: int, size: int) -> None:
+        """Tell everyone, `n` times, by turns of the loop."""
+        text = message(size).decode()
+        for _ in range(n):
+            await self.tell(text)
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager

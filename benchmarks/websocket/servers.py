@@ -48,9 +48,13 @@ class Room:
         """Make another hub, for who comes from now on."""
         self.hub = _new_hub(**options)
 
-    async def publish(self, way: str, size: int) -> None:
-        """Tell everyone something."""
-        await getattr(self, "_" + way)(message(size).decode())
+    async def publish(self, way: str, n: int, size: int) -> None:
+        """Tell everyone, `n` times, by turns of the loop."""
+        text = message(size).decode()
+        tell = getattr(self, "_" + way)
+        for _ in range(n):
+            await tell(text)
+            await asyncio.sleep(0)
 
     async def _hub(self, text: str) -> None:
         self.hub.publish(ROOM_NAME, text)

@@ -177,7 +177,8 @@ def _memory_of(path: str, n: int) -> float:
         clients("connect", port=port, path=path, n=n // 10)  # what is made once
         before = server("trace")
         clients("connect", port=port, path=path, n=n)
-        return (server("trace") - before) / n / 1024
+        taken: float = server("trace") - before
+        return taken / n / 1024
 
 
 @cache
@@ -190,7 +191,8 @@ def growth(n: int) -> float:
         before = server("resident")
         clients("come_and_go", port=port, path=SESSION, n=n)
         server("emptied")
-        return (server("resident") - before) / 1024
+        left: float = server("resident") - before
+        return left / 1024
 
 
 @cache

@@ -22,8 +22,18 @@ VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 TESTED = ("test", "demo")
 LOWEST = ROOT / "tests" / "lowest.txt"
 
+# Other people's servers, which take long: on the oldest and on a recent CPython.
+SERVERS = (
+    "websocket/test_adapters.py",
+    "websocket/test_hostile.py",
+    "websocket/test_invariants.py",
+    "websocket/test_slow_clients.py",
+    "websocket/test_uvicorn_serve.py",
+)
+
 # Of these nothing depends on the versions of the dependencies, and each takes long.
 NOT_ON_LOWEST = (
+    *SERVERS,
     "conformance",
     "test_examples.py",
     "test_run_attacks.py",
@@ -31,11 +41,6 @@ NOT_ON_LOWEST = (
     "test_service_example.py",
     "test_supervisor_mutations.py",
     "test_uvicorn.py",
-    "websocket/test_adapters.py",
-    "websocket/test_hostile.py",
-    "websocket/test_invariants.py",
-    "websocket/test_slow_clients.py",
-    "websocket/test_uvicorn_serve.py",
 )
 
 # Of these next to nothing depends on the version of Python: other people's clients, and
@@ -195,7 +200,7 @@ def _suite(python: str, version: str, *, measured: bool) -> str:
     inside = environment(python, version, TESTED)
     data = {"COVERAGE_FILE": f".coverage.{version}"}
     coverage = ("-m", "coverage", "run") if measured else ()
-    ignored = _ignore(ONCE)
+    ignored = _ignore(ONCE if measured else (*ONCE, *SERVERS))
     return _last_line(
         _check(inside, *coverage, "-m", "pytest", "-q", *ignored, env=data)
     )

@@ -84,6 +84,7 @@ def test_client_of_aiohttp() -> None:
                         AiohttpTransport(connection).abort()
             await until(lambda: len(endpoint.errors) == 2)
             assert AiohttpTransport(connection).buffered() == 0
+            AiohttpTransport(connection).abort()  # again
 
     run(test)
 
@@ -513,6 +514,33 @@ def test_options_are_set_on_uvicorn() -> None:
             await client.close()
             await until(lambda: endpoint.errors)
         assert options == [30_000]
+
+    run(test)
+
+
+def test_nothing_is_written_to_aiohttp_that_closes() -> None:
+    async def test() -> None:
+        hub = WebSocketHub()
+        raw: list[Any] = []
+
+        async def handler(session: Any) -> None:
+            session.join("room")
+            [websocket] = raw
+            websocket._req.transport.close()  # the session has yet to hear of it
+            assert hub.publish("room", "x").sent == 0
+            with suppress(SessionClosed):
+                await session.receive()
+
+        endpoint = Endpoint(hub, handler)
+
+        async def keep(websocket: Any) -> None:
+            raw.append(websocket)
+            await endpoint(websocket)
+
+        async with on_aiohttp(keep, hub) as connect:
+            await connect()
+            await until(lambda: endpoint.errors)
+        assert not any(endpoint.errors)
 
     run(test)
 

@@ -316,9 +316,8 @@ class Registry:
         """
         ended = 0
         while self.budget.used + size > self.budget.limit:
-            largest = max(self.connections, key=_held, default=None)
-            if largest is None or not _held(largest):
-                break
+            largest = max(self.connections, key=_held)
+            assert _held(largest)
             ended += largest.info is None
             largest.give_up()
         self.evicted += ended

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from statistics import median
+from time import sleep
 from typing import final
 
 import attrs
@@ -22,7 +23,7 @@ STALL_TIMEOUT = 2.0
 MEMORY_BUDGET = 16 << 20
 DEADLINE = 10.0  # seconds for the drain of 5 000
 
-_WARM_UP = 3  # messages, after somebody else's turn
+_PAUSE = 0.2  # seconds for another server to finish what it does after its turn
 _MICRO = 1_000_000
 
 
@@ -125,9 +126,12 @@ def fan_out_of_peer(
             pairs.values(), ((ROOM, ""), (path, hello)), strict=True
         ):
             clients("connect", port=server("port"), path=at, n=n, hello=first)
-        return _by_turns(
-            tuple(pairs), rounds, lambda way: _tell(*pairs[way], way, n, size, times)
-        )
+
+        def measure(way: str) -> Cost:
+            sleep(_PAUSE)
+            return _tell(*pairs[way], way, n, size, times)
+
+        return _by_turns(tuple(pairs), rounds, measure)
 
 
 def _tell(
@@ -139,7 +143,7 @@ def _tell(
         seconds: float = clients.end()
         return seconds
 
-    tell(_WARM_UP)
+    tell(times)  # to warm up, after somebody else's turn
     before = server("cpu")
     each = _MICRO / (n * times)
     return Cost(tell(times) * each, (server("cpu") - before) * each)

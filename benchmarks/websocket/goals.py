@@ -31,7 +31,7 @@ class Scale:
     rounds: int
 
 
-FULL, QUICK = Scale(1, 9), Scale(10, 3)
+FULL, QUICK = Scale(1, 5), Scale(10, 3)
 
 
 @attrs.frozen
@@ -70,7 +70,7 @@ def fan_out(n: int, size: int, scale: Scale) -> dict[str, Cost]:
 
 def fan_out_of_peer(name: str, size: int, scale: Scale) -> dict[str, Cost]:
     """Return what it costs others, and the hub by turns with them, at 1 000 clients."""
-    return figures.fan_out_of_peer(name, 1_000 // scale.down, size, 10, 5)
+    return figures.fan_out_of_peer(name, 1_000 // scale.down, size, 10, scale.rounds)
 
 
 def _ratio(

@@ -119,7 +119,8 @@ class Room:
 
 
 def _new_hub(**options: Any) -> WebSocketHub[str | bytes]:
-    return WebSocketHub(**{"max_sessions": 20_000, **options})
+    """Make a hub whose first ping is after all that is measured: the clients answer none."""
+    return WebSocketHub(**{"max_sessions": 20_000, "heartbeat": 3600.0, **options})
 
 
 async def _echo(session: WebSocketSession[str | bytes]) -> None:

@@ -59,8 +59,8 @@ class Goal:
 
 def echo(name: str, load: str, scale: Scale) -> dict[str, Cost]:
     """Return what an echo costs, bare and through a session."""
-    n = (4_000 if LOADS[load] == (1, 1) else 40_000) // scale.down
-    return figures.echo(name, load, n, scale.rounds)
+    n = (2_000 if LOADS[load] == (1, 1) else 10_000) // scale.down
+    return figures.echo(name, load, n, 3 * scale.rounds)
 
 
 def fan_out(n: int, size: int, scale: Scale) -> dict[str, Cost]:

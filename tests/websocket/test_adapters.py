@@ -145,6 +145,7 @@ def test_pins() -> None:
                         writable = line.transport.get_protocol().writable
                         assert line.has_room == writable.is_set
                     assert callable(websocket._receive)
+                    assert callable(websocket._send)
                 await client.close()
                 await until(partial(_has_errors, endpoint))
 
@@ -323,6 +324,19 @@ async def test_an_endpoint_may_accept_by_itself() -> None:
     async with WebSocketHub().session(websocket) as session:
         assert await session.receive() == b"x"
     assert server.types == ["accept", "close"]
+
+
+async def test_an_endpoint_closes_by_itself() -> None:
+    server = Server()
+    websocket = server.websocket
+    async with WebSocketHub().session(websocket) as session:
+        await session.send("before")
+        await websocket.close()
+        await session.send("after")
+        await until(lambda: session.closed)
+        with pytest.raises(SessionClosed):
+            await session.send("later")
+    assert server.types == ["accept", "send", "close"]
 
 
 async def test_the_peer_is_gone_before_it_is_accepted() -> None:

@@ -3,8 +3,9 @@
 # An ASGI application cannot drop a connection, nor see how much waits to be written. Where
 # `HubMiddleware` is the outermost one, it leaves the server's transport in the scope.
 #
-# What comes in passes by Starlette's own check of the order of events, which takes as long
-# as all of ours: its `_receive` is what that ends in. A test pins it.
+# What comes in and goes out passes by Starlette's own checks of the order of events, which
+# take longer than all of ours: its `_receive` and `_send` are what these end in. A test
+# pins them.
 #
 # That a peer has gone, `receive` alone tells: on hypercorn each `send` to it succeeds.
 
@@ -66,7 +67,7 @@ class StarletteTransport:
         self._has_room = _always if self._line is None else self._line.has_room
         raw: Any = websocket
         self._receive: Receive = raw._receive
-        self._trying = Trying(websocket.send)
+        self._trying = Trying(raw._send)
         self.caps: TransportCaps = _CAPS if self._line is None else _CAPS_THAT_ABORT
 
     async def receive(self) -> Data:
@@ -93,16 +94,21 @@ class StarletteTransport:
 
     def try_send(self, prepared: Message) -> bool:
         """Send a message if the server takes it at once."""
-        return self._has_room() and self._trying.try_send(prepared)
+        return (
+            self._websocket.application_state is _CONNECTED
+            and self._has_room()
+            and self._trying.try_send(prepared)
+        )
 
     async def send(self, prepared: Message) -> None:
         """Send a message, and wait until the server takes another."""
-        try:
-            await self._trying.send(prepared)
-        except (OSError, RuntimeError, WebSocketDisconnect):
-            pass
-        else:
-            return
+        if self._websocket.application_state is _CONNECTED:
+            try:
+                await self._trying.send(prepared)
+            except (OSError, RuntimeError, WebSocketDisconnect):
+                pass
+            else:
+                return
         raise TransportClosed(_GONE)
 
     async def close(self, code: int, reason: str) -> bool:

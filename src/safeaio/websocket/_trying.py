@@ -9,6 +9,8 @@ from ._step import Rest, finish
 
 P = TypeVar("P")
 
+_DONE = object()
+
 
 @final
 class Trying(Generic[P]):
@@ -33,11 +35,11 @@ class Trying(Generic[P]):
             return False
         coro = self._send(prepared)
         try:
-            awaited = coro.send(None)
-        except StopIteration:
-            return True
+            awaited = next(coro.__await__(), _DONE)  # which makes no StopIteration
         except Exception:  # noqa: BLE001 - `send` will raise it, too
             return False
+        if awaited is _DONE:
+            return True
         loop = asyncio.get_running_loop()
         self._rest = loop.create_task(self._finish((coro, awaited)), context=Context())
         return True

@@ -24,6 +24,8 @@ LOWEST = ROOT / "tests" / "lowest.txt"
 
 # Other people's servers, which take long: on the oldest and on a recent CPython.
 SERVERS = (
+    "test_examples.py",
+    "test_service_example.py",
     "websocket/test_adapters.py",
     "websocket/test_hostile.py",
     "websocket/test_invariants.py",
@@ -35,17 +37,19 @@ SERVERS = (
 NOT_ON_LOWEST = (
     *SERVERS,
     "conformance",
-    "test_examples.py",
     "test_run_attacks.py",
     "test_run_signals.py",
-    "test_service_example.py",
     "test_supervisor_mutations.py",
     "test_uvicorn.py",
 )
 
-# Of these next to nothing depends on the version of Python: other people's clients, and
-# crowds of our own, in processes of their own.
+# Of code that only the oldest CPython runs: measured there, all else on the stable one.
+OLD_CODE = ("test_leaks.py",)
+
+# Of these next to nothing depends on the version of Python: other people's clients, crowds
+# of our own, in processes of their own, and hundreds of thousands of items.
 ONCE = (
+    "test_pool_turns.py",
     "websocket/test_browser.py",
     "websocket/test_npm_ws.py",
     "websocket/test_scale.py",
@@ -126,26 +130,31 @@ def _run(command: list[str]) -> None:
 def test() -> int:
     """Run every check; return an exit status."""
     pythons = interpreters()
-    newest = pythons[max(pythons, key=VERSIONS.index)]
-    stable = pythons.get("3.13", newest)
-    oldest = pythons[min(pythons, key=VERSIONS.index)]
+    versions = [*pythons]
+    oldest = versions[0]
+    stable = "3.13" if "3.13" in versions else versions[-1]
+    python = pythons[stable]
     for data in ROOT.glob(".coverage.*"):
         data.unlink()
     checks: dict[str, Callable[[], str]] = {
-        # What runs on one in between runs on the oldest or on the stable one, too.
         f"tests on {version}": partial(
-            _suite, python, version, measured=python in (oldest, stable)
+            _suite,
+            pythons[version],
+            version,
+            servers=version in (oldest, stable),
+            measured=version == stable,
         )
-        for version, python in reversed(pythons.items())  # the longest first
+        for version in reversed(versions)  # the longest first
     }
-    checks["types"] = partial(_types, stable)
-    checks["tests on the lowest dependencies"] = partial(_lowest, oldest)
-    checks["other clients and crowds"] = partial(_once, stable)
-    checks["docs"] = partial(_docs, stable)
-    checks["lint"] = partial(_lint, stable)
-    checks["package"] = partial(_package, stable)
+    checks["types"] = partial(_types, python)
+    checks["tests on the lowest dependencies"] = partial(_lowest, pythons[oldest])
+    checks["other clients and crowds"] = partial(_once, python)
+    checks["docs"] = partial(_docs, python)
+    checks["lint"] = partial(_lint, python)
+    checks["package"] = partial(_package, python)
     failed = _run_all(checks)
-    failed += _run_all({"coverage": partial(_coverage, stable)})
+    coverage = partial(_coverage, python, pythons[oldest], oldest)
+    failed += _run_all({"coverage": coverage})
     missing = [version for version in VERSIONS[:3] if version not in pythons]
     if missing:
         print(f"not found, so not tested: CPython {', '.join(missing)}")
@@ -196,14 +205,11 @@ def _last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2]
 
 
-def _suite(python: str, version: str, *, measured: bool) -> str:
+def _suite(python: str, version: str, *, servers: bool, measured: bool) -> str:
     inside = environment(python, version, TESTED)
-    data = {"COVERAGE_FILE": f".coverage.{version}"}
     coverage = ("-m", "coverage", "run") if measured else ()
-    ignored = _ignore(ONCE if measured else (*ONCE, *SERVERS))
-    return _last_line(
-        _check(inside, *coverage, "-m", "pytest", "-q", *ignored, env=data)
-    )
+    ignored = _ignore(ONCE if servers else (*ONCE, *SERVERS))
+    return _last_line(_check(inside, *coverage, "-m", "pytest", "-q", *ignored))
 
 
 def _lowest(python: str) -> str:
@@ -261,7 +267,10 @@ def _package(python: str) -> str:
     return wheel.name + _check(inside, "-c", code, cwd=VENVS)
 
 
-def _coverage(python: str) -> str:
+def _coverage(python: str, oldest: str, version: str) -> str:
+    old = [f"tests/{name}" for name in OLD_CODE]
+    inside = environment(oldest, version, TESTED)
+    _check(inside, "-m", "coverage", "run", "-m", "pytest", "-q", *old)
     inside = environment(python, "coverage", ("coverage",))
     _check(inside, "-m", "coverage", "combine", "-q")
     return _check(inside, "-m", "coverage", "report")

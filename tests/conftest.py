@@ -13,6 +13,8 @@ import uvloop
 
 from safeaio.testing import VirtualClockLoop
 
+from .clock import Clock
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
@@ -106,3 +108,11 @@ def run_strictly(
         runner.run(main())
     if reported is None:
         assert seen == []
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("safeaio._pool.perf_counter", clock)
+    monkeypatch.setattr("safeaio._turn.perf_counter", clock)
+    return clock

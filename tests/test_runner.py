@@ -31,6 +31,7 @@ import safeaio
 from safeaio import (
     LeakError,
     Terminated,
+    _shutdown,
     cleanup_scope,
     request_shutdown,
     run,
@@ -1026,8 +1027,9 @@ def test_poll_from_a_thread() -> None:
     assert run(main) == "wound up"
 
 
-def test_drain_that_takes_too_long() -> None:
+def test_drain_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """After its share main is cancelled."""
+    monkeypatch.setattr(_shutdown, "_DRAIN", 0.01)  # long before the process is killed
 
     async def main() -> None:
         request_shutdown("late")
@@ -1035,7 +1037,7 @@ def test_drain_that_takes_too_long() -> None:
         await forever()
 
     with pytest.raises(Terminated, match="late"):
-        run(main, grace=0.3)
+        run(main, grace=20)
 
 
 def test_drain_that_a_second_signal_ends() -> None:
@@ -1405,7 +1407,7 @@ def test_thread_that_ends_before_the_deadline() -> None:
         await forever()
 
     with pytest.raises(Terminated):
-        run(main, grace=0.3, on_leak="ignore")
+        run(main, grace=1, on_leak="ignore")
     go.set()
     join_threads("slow")
     join_threads("safeaio.run")
@@ -1625,6 +1627,12 @@ def test_leak_error_is_in_the_reports() -> None:
     assert issubclass(LeakError, safeaio.SafeaioError)
 
 
+@pytest.fixture
+def left_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave main so early that the process is not killed, however slow the machine."""
+    monkeypatch.setattr(_shutdown, "_TASKS", 0.02)
+
+
 async def end_late(raising: Exception | None = None) -> None:
     """Be cancelled, and take more than the share of tasks, but not all of the grace."""
     quiet(asyncio.get_running_loop())
@@ -1644,17 +1652,19 @@ def quiet(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @EVERY_LOOP
+@pytest.mark.usefixtures("left_early")
 def test_main_that_ends_in_the_share_of_the_teardown(loop: LoopFactory) -> None:
-    """It is left at 90 %, and yet has ended when all is over: it has its verdict."""
+    """It is left at its share, and yet has ended when all is over: it has its verdict."""
     with pytest.raises(Terminated):
-        run(end_late, grace=1.0, loop_factory=loop)
+        run(end_late, grace=20.0, loop_factory=loop)
 
 
 @EVERY_LOOP
+@pytest.mark.usefixtures("left_early")
 def test_main_that_raises_in_the_share_of_the_teardown(loop: LoopFactory) -> None:
     """What it raises is not lost."""
     with pytest.raises(Error) as caught:
-        run(end_late, Error(), grace=1.0, loop_factory=loop)
+        run(end_late, Error(), grace=20.0, loop_factory=loop)
     assert isinstance(caught.value.__context__, Terminated)
 
 
@@ -1665,14 +1675,15 @@ async def end_last() -> None:
     try:
         await forever()
     finally:
-        await asyncio.sleep(1.93)
+        await asyncio.sleep(0.9)
 
 
 @EVERY_LOOP
+@pytest.mark.usefixtures("left_early")
 def test_main_that_ends_after_the_teardown(loop: LoopFactory) -> None:
     """The loop runs on for it, as long as the process lives."""
     with pytest.raises(Terminated):
-        run(end_last, grace=2.0, loop_factory=loop)
+        run(end_last, grace=20.0, loop_factory=loop)
 
 
 @EVERY_LOOP

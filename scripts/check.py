@@ -39,12 +39,21 @@ NOT_ON_LOWEST = (
     "conformance",
     "test_run_attacks.py",
     "test_run_signals.py",
+    "test_supervisor_attacks.py",
     "test_supervisor_mutations.py",
     "test_uvicorn.py",
 )
 
 # Of code that only the oldest CPython runs: measured there, all else on the stable one.
 OLD_CODE = ("test_leaks.py",)
+
+# Of these the coverage needs nothing, and some take three times as long where it is measured.
+UNMEASURED = (
+    "conformance/test_otp_supervisor.py",
+    "test_examples.py",
+    "test_pool_memory.py",
+    "test_supervisor_attacks.py",
+)
 
 # Of these next to nothing depends on the version of Python: other people's clients, crowds
 # of our own, in processes of their own, and hundreds of thousands of items.
@@ -146,9 +155,9 @@ def test() -> int:
         )
         for version in reversed(versions)  # the longest first
     }
+    checks[f"tests on {stable} without coverage"] = partial(_unmeasured, python)
     checks["types"] = partial(_types, python)
     checks["tests on the lowest dependencies"] = partial(_lowest, pythons[oldest])
-    checks["other clients and crowds"] = partial(_once, python)
     checks["docs"] = partial(_docs, python)
     checks["lint"] = partial(_lint, python)
     checks["package"] = partial(_package, python)
@@ -208,24 +217,26 @@ def _last_line(text: str) -> str:
 def _suite(python: str, version: str, *, servers: bool, measured: bool) -> str:
     inside = environment(python, version, TESTED)
     coverage = ("-m", "coverage", "run") if measured else ()
-    ignored = _ignore(ONCE if servers else (*ONCE, *SERVERS))
+    ignored = _ignore(
+        *ONCE, *(() if servers else SERVERS), *(UNMEASURED if measured else ())
+    )
     return _last_line(_check(inside, *coverage, "-m", "pytest", "-q", *ignored))
 
 
 def _lowest(python: str) -> str:
     inside = environment(python, "lowest", TESTED, LOWEST)
-    ignored = _ignore((*NOT_ON_LOWEST, *ONCE))
+    ignored = _ignore(*NOT_ON_LOWEST, *ONCE)
     return _last_line(_check(inside, "-m", "pytest", "-q", "tests", *ignored))
 
 
-def _ignore(names: tuple[str, ...]) -> list[str]:
+def _ignore(*names: str) -> list[str]:
     return [f"--ignore=tests/{name}" for name in names]
 
 
-def _once(python: str) -> str:
-    """Run what is run once; npm's `ws` and Chromium are installed if need be."""
-    inside = environment(python, "clients", ("test",))
-    files = [f"tests/{name}" for name in ONCE]
+def _unmeasured(python: str) -> str:
+    """Run what is run without coverage; npm's `ws` and Chromium are installed if need be."""
+    inside = environment(python, "unmeasured", TESTED)
+    files = [f"tests/{name}" for name in (*ONCE, *UNMEASURED)]
     return _last_line(_check(inside, "-m", "pytest", "-q", *files))
 
 

@@ -10,7 +10,8 @@ import pytest
 from safeaio import bounded_map
 
 from .clock import Clock
-from .test_pool import drain, same
+from .test_pool import same
+from .test_pool_memory import drain
 
 SLICE = 0.05  # seconds
 

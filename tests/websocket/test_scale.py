@@ -103,7 +103,7 @@ def test_burst(wire: str) -> None:
         async with started("serve", wire, "burst", most) as server:
             port = (await server.answer())["port"]
             empty = await server.ask()
-            once = await crowd("burst", port, count // 4, server)
+            once = await crowd("burst", port, count, server)  # the most memory for once
             before = await left(server)
             there = await crowd("burst", port, count, server)
             after = await left(server)

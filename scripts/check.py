@@ -39,7 +39,6 @@ NOT_ON_LOWEST = (
     "conformance",
     "test_run_attacks.py",
     "test_run_signals.py",
-    "test_supervisor_attacks.py",
     "test_supervisor_mutations.py",
     "test_uvicorn.py",
 )
